@@ -1,0 +1,5 @@
+"""OneFormer (arXiv:2211.06220) for Detectron2: one model, trained once, three segmentation tasks."""
+
+from .config import add_oneformer_config
+
+__all__ = ["add_oneformer_config"]

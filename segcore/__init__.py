@@ -1,0 +1,1 @@
+"""What both segmenters share: operators, data sets, engine, evaluation, checkpoints."""

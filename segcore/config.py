@@ -1,0 +1,26 @@
+"""Config keys that both models share: solver, data loading, evaluation."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_segcore_config(cfg: CN) -> None:
+    """Add the shared keys to a Detectron2 config, in place; harmless when called twice."""
+    if "ACCUMULATE" in cfg.SOLVER:
+        return
+    solver = cfg.SOLVER
+    solver.OPTIMIZER = "ADAMW"
+    solver.BACKBONE_MULTIPLIER = 0.1      # learning rate of parameters under `backbone`
+    solver.WEIGHT_DECAY_EMBED = 0.0       # nn.Embedding tables
+    solver.POLY_LR_POWER = 0.9
+    solver.POLY_LR_CONSTANT_ENDING = 0.0
+    solver.ACCUMULATE = 1                 # batches per optimizer step
+    solver.AMP.DTYPE = "float16"          # or "bfloat16"; fp16 needs CUDA
+    solver.EMA = CN({"ENABLED": False, "DECAY": 0.9999})
+
+    cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
+    cfg.DATALOADER.PERSISTENT_WORKERS = True
+
+    cfg.TEST.TASKS = ["panoptic", "instance", "semantic"]
+    cfg.OUTPUT_WRITERS = ["console", "json", "tensorboard"]   # also "wandb"
