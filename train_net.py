@@ -9,27 +9,26 @@ torchrun --nproc-per-node 2 train_net.py --config-file CFG MODEL.DEVICE cpu
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 from segcore.engine import main
 
 
 def oneformer():
-    """Register OneFormer; returns the function that declares its config keys."""
-    import oneformer.data
-    import oneformer.modeling
-    from oneformer.config import add_oneformer_config
-
-    return add_oneformer_config
+    """Register OneFormer's parts; returns the function that declares its config keys."""
+    return _register("oneformer").add_oneformer_config
 
 
 def seggpt():
-    """Register SegGPT; returns the function that declares its config keys."""
-    import seggpt.data
-    import seggpt.modeling
-    from seggpt.config import add_seggpt_config
+    """Register SegGPT's parts; returns the function that declares its config keys."""
+    return _register("seggpt").add_seggpt_config
 
-    return add_seggpt_config
+
+def _register(package: str):
+    for part in ("data", "modeling"):
+        importlib.import_module(f"{package}.{part}")
+    return importlib.import_module(package)
 
 
 if __name__ == "__main__":

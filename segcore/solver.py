@@ -217,7 +217,8 @@ def poly_factor(iteration: int, max_iter: int, power: float, ending: float = 0.0
 
 
 @LR_FACTOR_REGISTRY.register()
-def WarmupPolyLR(cfg) -> Callable[[int], float]:  # noqa: N802 -- the name is the config's value
+def WarmupPolyLR(cfg) -> Callable[[int], float]:
+    """`poly_factor` from `SOLVER.POLY_LR_*`, times the warm-up."""
     solver = cfg.SOLVER
 
     def factor(iteration: int) -> float:

@@ -113,7 +113,7 @@ def check_processes(args: argparse.Namespace, cfg) -> None:
     if torchrun and args.num_gpus * args.num_machines > 1:
         raise ConfigError("torchrun starts the processes itself: leave out --num-gpus and --num-machines")
     if count < 1:
-        raise ConfigError(f"{args.num_gpus} GPUs on {args.num_machines} machines: expected at least one of each")
+        raise ConfigError(f"{args.num_gpus} GPUs on {args.num_machines} machines: at least one is needed")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if torchrun else args.num_gpus
     if on_gpu and local > torch.cuda.device_count():
         raise ConfigError(f"{local} processes here, but PyTorch finds {torch.cuda.device_count()} GPUs")

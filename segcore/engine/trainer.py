@@ -216,7 +216,7 @@ class Trainer(DefaultTrainer):
 
 
 def _load_items(cfg) -> list[dict]:
-    """The annotations of `DATASETS.TRAIN`; read by the first process first: some sets are made on first use."""
+    """The annotations of `DATASETS.TRAIN`; the first process reads first: some sets are made on first use."""
     if not comm.is_main_process():
         comm.synchronize()
     items = get_detection_dataset_dicts(
