@@ -481,7 +481,7 @@ def test_processes_must_share_the_batch(tmp_path, monkeypatch):
 @pytest.mark.parametrize("poison", ["", "picture_5.png"], ids=["trains", "nan"])
 def test_two_processes_are_one(tmp_path, poison):
     """Under torchrun with gloo: the weights of one process; a NaN of one stops both."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                "-m", "tests.segcore.toy", str(tmp_path / "two"), poison]  # fmt: skip
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     if poison:
