@@ -1,0 +1,1 @@
+from detectron2.modeling import build_backbone as build_oneformer_backbone
