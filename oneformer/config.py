@@ -11,7 +11,15 @@ from segcore.config import add_segcore_config
 
 
 def add_oneformer_config(cfg: CN) -> None:
-    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice."""
+    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice.
+
+    Also registers what the keys can name: the mapper and the built-in data sets.
+    """
+    from segcore.data import register_builtin
+
+    from . import data  # noqa: F401  (its import registers the mapper)
+
+    register_builtin()
     add_segcore_config(cfg)
     if "ONE_FORMER" in cfg.MODEL:
         return
