@@ -33,9 +33,9 @@ def _add_model(cfg: CN) -> None:
     m.DEC_LAYERS = 10            # predictions: one before the first of DEC_LAYERS - 1 layers, one after each
     m.USE_TASK_NORM = True
     m.SIZE_DIVISIBILITY = 32
-    # Mask the padding of a batch in both decoders, so that an image's result
-    # does not depend on its batch mates. The released weights were trained without.
-    m.MASK_PADDING = False
+    # Run images of different padded sizes apart, so that an image's result does not depend on the
+    # padding that its batch mates bring. The released weights were trained and evaluated without.
+    m.BATCH_INVARIANT = False
     m.CHECKPOINT_ENCODER = False  # activation checkpointing of the pixel decoder's layers
     m.CHECKPOINT_DECODER = False  # and of the masked decoder's
 
