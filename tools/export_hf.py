@@ -35,7 +35,7 @@ def main() -> None:
     exporter = HuggingFaceExporter(cfg, **classes)
     model = build_model(cfg)
     Checkpointer(model).load(args.weights)
-    exporter.save(model, args.output)
+    exporter.save(model, args.output, with_text=args.with_text)
     print(f"wrote {args.output}")
 
 

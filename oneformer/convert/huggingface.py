@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 from torch import nn
 
-from .key_map import backbone_family, to_huggingface
+from .key_map import TRAINING_ONLY, backbone_family, to_huggingface
 
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _RESNET_DEPTHS = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
@@ -73,24 +73,30 @@ class HuggingFaceExporter:
             "ignore_label": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         }
 
-    def save(self, model: nn.Module, folder: str | os.PathLike) -> None:
+    def save(self, model: nn.Module, folder: str | os.PathLike, *, with_text: bool = False) -> None:
         """Write the folder; the weights go last, so a folder with weights is complete.
 
         Args:
-            model: a OneFormer; with its text branch it is exported for training.
+            model: a OneFormer.
             folder: made if absent; must not hold a model yet.
+            with_text: export the text branch too, for training.  transformers then
+                applies dropout even in eval mode (it asks `config.is_training`, not
+                the module), so leave it out for inference.
 
         Raises:
             ValueError: if the model is not the one that the configuration
-                describes, or transformers has no such model.
+                describes, has no text branch to export, or transformers has no such model.
             FileExistsError: if the folder already has a model.
         """
         folder = os.fspath(folder)
         target = os.path.join(folder, "model.safetensors")
         if os.path.exists(target):
             raise FileExistsError(f"{target} exists; export to an empty folder, or remove the old export first")
-        state = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+        state = {key: value.detach().cpu() for key, value in model.state_dict().items()
+                 if with_text or not key.startswith(TRAINING_ONLY)}
         config = self.config(state)
+        if with_text and not config["is_training"]:
+            raise ValueError("the model was built without its text branch; build it with MODEL.IS_TRAIN True")
         tensors = {key: value.clone(memory_format=torch.contiguous_format)
                    for key, value in to_huggingface(state).items()}
         os.makedirs(folder, exist_ok=True)
@@ -221,7 +227,7 @@ def _resnet(cfg) -> dict[str, Any]:
     if resnet.DEPTH not in _RESNET_DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH {resnet.DEPTH} cannot be exported; known are {list(_RESNET_DEPTHS)}")
     _require("MODEL.RESNETS.NUM_GROUPS", resnet.NUM_GROUPS, 1)
-    _require("MODEL.RESNETS.WIDTH_PER_GROUP", resnet.WIDTH_PER_GROUP, 64)
+    _require("MODEL.RESNETS.WIDTH_PER_GROUP", resnet.WIDTH_PER_GROUP, resnet.RES2_OUT_CHANNELS // 4)
     _require("MODEL.RESNETS.RES5_DILATION", resnet.RES5_DILATION, 1)
     width = resnet.RES2_OUT_CHANNELS
     return {"model_type": "resnet", "embedding_size": resnet.STEM_OUT_CHANNELS, "layer_type": "bottleneck",

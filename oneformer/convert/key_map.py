@@ -17,6 +17,9 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
+# Modules of ours that MODEL.IS_TRAIN False does not build.
+TRAINING_ONLY = ("text_encoder.", "text_projector.", "prompt_ctx.")
+
 _PIXEL = "sem_seg_head.pixel_decoder"
 _HEAD = "sem_seg_head.predictor"
 _HF_PIXEL = "model.pixel_level_module.decoder"
@@ -73,7 +76,7 @@ _COMMON_FUSED = [
 
 _OUTPUT_NORMS = [(f"backbone.norm{i}", f"{_HF_ENCODER}.hidden_states_norms.stage{i + 1}") for i in range(4)]
 
-# Rules per backbone family: ("model_type" of the Hugging Face backbone).
+# Rules per backbone family, by the `model_type` of the Hugging Face backbone.
 _BACKBONES = {
     "swin": [
         ("backbone.patch_embed.proj", f"{_HF_ENCODER}.embeddings.patch_embeddings.projection"),
@@ -257,7 +260,6 @@ def _compile(prefix: str) -> re.Pattern:
     """A prefix rule as a pattern: `{i}`, `{j}` are indices, and the rest of the key is kept."""
     pattern = re.escape(prefix).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{j\}", r"(?P<j>\d+)")
     rest = "(?P<rest>.+)" if prefix.endswith((".", "_")) else r"(?P<rest>(?:\..+)?)"
-    # An index occurring twice (none does) would need a back-reference.
     return re.compile(pattern + rest)
 
 

@@ -76,14 +76,14 @@ class Checkpointer(DetectionCheckpointer):
         rules = rules_for(model_state)
         # A foreign format may share a few names with ours; a native file shares most of them.
         shared = sum(key in model_state for key in raw.state)
-        converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state)
+        converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state, model_state)
         if converter is not None:
             state = converter.convert(raw.state, self.model)
             return match(state, model_state, rules, raw.source, converter.name, converter.optional)
         if not shared:
             raise ValueError(
                 f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model and is "
-                f"in none of the known formats ({', '.join(known_formats()) or 'none registered'}); "
+                f"in none of the known formats ({', '.join(known_formats(model_state)) or 'none registered'}); "
                 f"its first keys are {', '.join(list(raw.state)[:3])}")
         return match(raw.state, model_state, rules, raw.source)
 

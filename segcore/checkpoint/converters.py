@@ -11,7 +11,7 @@ segcore knows no model.  A package registers, when it is imported,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +26,12 @@ class Converter:
     detect: Callable[[State], bool]
     convert: Callable[[State, nn.Module], dict[str, torch.Tensor]]
     optional: tuple[re.Pattern, ...] = ()
+    for_model: Callable[[Collection[str]], bool] = lambda keys: True
 
 
 @dataclass(frozen=True)
 class ModelRules:
-    applies: Callable[[Iterable[str]], bool]
+    applies: Callable[[Collection[str]], bool]
     class_head: tuple[re.Pattern, ...] = ()
     training_only: tuple[str, ...] = ()
 
@@ -51,25 +52,29 @@ def register_converter(
     detect: Callable[[State], bool],
     convert: Callable[[State, nn.Module], dict[str, torch.Tensor]],
     optional: Iterable[str] = (),
+    for_model: Callable[[Collection[str]], bool] = lambda keys: True,
 ) -> None:
     """Teach the checkpointer a foreign format; registering a name again replaces it.
 
     Args:
         name: what the load report calls the format.
         detect: tells from the keys (and shapes) whether a state dict is in the
-            format.  At most one registered format may claim a file.
+            format.  Of the formats for one model at most one may claim a file.
         convert: (state dict, model) -> state dict in the model's keys.  It drops
             what the model has no use for (an ImageNet classifier), and raises
             ValueError when it cannot convert.
         optional: regular expressions (full match) of model keys that the format
             does not have, such as per-stage norms in an ImageNet checkpoint.
+        for_model: tells from a model's state-dict keys whether the format can be
+            for it; a file is not converted to another model's keys.
     """
-    _CONVERTERS[name] = Converter(name, detect, convert, tuple(re.compile(pattern) for pattern in optional))
+    patterns = tuple(re.compile(pattern) for pattern in optional)
+    _CONVERTERS[name] = Converter(name, detect, convert, patterns, for_model)
 
 
 def register_model_rules(
     name: str,
-    applies: Callable[[Iterable[str]], bool],
+    applies: Callable[[Collection[str]], bool],
     class_head: Iterable[str] = (),
     training_only: Iterable[str] = (),
 ) -> None:
@@ -86,23 +91,28 @@ def register_model_rules(
                                     tuple(training_only))
 
 
-def rules_for(keys: Iterable[str]) -> ModelRules:
-    keys = list(keys)
+def rules_for(keys: Collection[str]) -> ModelRules:
+    """The registered rules of the model with these state-dict keys; empty ones when there are none."""
     return next((rules for rules in _MODEL_RULES.values() if rules.applies(keys)), _NO_RULES)
 
 
-def find_converter(state: State) -> Converter | None:
-    """The registered format of a state dict, or None when no converter claims it.
+def find_converter(state: State, model_keys: Collection[str]) -> Converter | None:
+    """The registered format of a state dict, or None when no converter for the model claims it.
 
     Raises:
         ValueError: if two formats claim it; one `detect` is then too loose.
     """
-    found = [converter for converter in _CONVERTERS.values() if converter.detect(state)]
+    found = [converter for converter in _for(model_keys) if converter.detect(state)]
     if len(found) > 1:
         raise ValueError("the checkpoint fits several registered formats: "
                          + ", ".join(converter.name for converter in found))
     return found[0] if found else None
 
 
-def known_formats() -> list[str]:
-    return sorted(_CONVERTERS)
+def known_formats(model_keys: Collection[str]) -> list[str]:
+    """Names of the formats that can be for the model with these state-dict keys."""
+    return sorted(converter.name for converter in _for(model_keys))
+
+
+def _for(model_keys: Collection[str]) -> list[Converter]:
+    return [converter for converter in _CONVERTERS.values() if converter.for_model(model_keys)]
