@@ -64,8 +64,8 @@ class HuggingFaceExporter:
         return {
             "class_names": class_names,
             "thing_classes": thing_classes or (),
-            "settings": _settings(cfg),
-            "backbone": _backbone_settings(cfg),
+            "settings": _settings(cfg.MODEL, cfg.INPUT.TASK_SEQ_LEN),
+            "backbone": _backbone_settings(cfg.MODEL),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "min_size": cfg.INPUT.MIN_SIZE_TEST,
@@ -160,8 +160,9 @@ def _classes(dataset_names: Sequence[str]) -> tuple[list[str], list[int]]:
                      "or pass class_names")
 
 
-def _settings(cfg) -> dict[str, Any]:
-    model, head, text = cfg.MODEL.ONE_FORMER, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.TEXT_ENCODER
+def _settings(node, task_seq_len: int) -> dict[str, Any]:
+    """The fields of `OneFormerConfig` from the config's MODEL node."""
+    model, head, text = node.ONE_FORMER, node.SEM_SEG_HEAD, node.TEXT_ENCODER
     _require("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_POINTS", head.TRANSFORMER_ENC_POINTS, 4)
     _require("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_NHEADS", head.TRANSFORMER_ENC_NHEADS, model.NHEADS)
     _require("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", head.COMMON_STRIDE, 4)
@@ -175,7 +176,7 @@ def _settings(cfg) -> dict[str, Any]:
         "encoder_feedforward_dim": head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
         "common_stride": head.COMMON_STRIDE, "strides": [4, 8, 16, 32], "ignore_value": head.IGNORE_VALUE,
         "pre_norm": False, "enforce_input_proj": False,
-        "task_seq_len": cfg.INPUT.TASK_SEQ_LEN,
+        "task_seq_len": task_seq_len,
         "text_encoder_width": text.WIDTH, "text_encoder_context_length": text.CONTEXT_LENGTH,
         "text_encoder_num_layers": text.NUM_LAYERS, "text_encoder_vocab_size": text.VOCAB_SIZE,
         "text_encoder_proj_layers": text.PROJ_NUM_LAYERS, "text_encoder_n_ctx": text.N_CTX,
@@ -188,17 +189,18 @@ def _settings(cfg) -> dict[str, Any]:
     }
 
 
-def _backbone_settings(cfg) -> dict[str, Any]:
-    name = cfg.MODEL.BACKBONE.NAME
+def _backbone_settings(node) -> dict[str, Any]:
+    """The `backbone_config` from the config's MODEL node."""
+    name = node.BACKBONE.NAME
     builders = {"D2SwinTransformer": _swin, "D2DiNAT": _dinat, "D2ConvNeXt": _convnext,
                 "build_resnet_backbone": _resnet}
     if name not in builders:
         raise ValueError(f"the backbone {name!r} has no Hugging Face counterpart here; known are {', '.join(builders)}")
-    return builders[name](cfg)
+    return builders[name](node)
 
 
-def _swin(cfg) -> dict[str, Any]:
-    swin = cfg.MODEL.SWIN
+def _swin(node) -> dict[str, Any]:
+    swin = node.SWIN
     _require("MODEL.SWIN.PATCH_NORM", swin.PATCH_NORM, True)
     _require("MODEL.SWIN.APE", swin.APE, False)
     return {"model_type": "swin", "embed_dim": swin.EMBED_DIM, "depths": list(swin.DEPTHS),
@@ -207,23 +209,23 @@ def _swin(cfg) -> dict[str, Any]:
             "drop_path_rate": swin.DROP_PATH_RATE, "layer_norm_eps": 1e-5}
 
 
-def _dinat(cfg) -> dict[str, Any]:
-    dinat = cfg.MODEL.DiNAT
+def _dinat(node) -> dict[str, Any]:
+    dinat = node.DiNAT
     return {"model_type": "dinat", "embed_dim": dinat.EMBED_DIM, "depths": list(dinat.DEPTHS),
             "num_heads": list(dinat.NUM_HEADS), "kernel_size": dinat.KERNEL_SIZE,
             "dilations": [list(level) for level in dinat.DILATIONS], "mlp_ratio": dinat.MLP_RATIO,
             "drop_path_rate": dinat.DROP_PATH_RATE, "layer_scale_init_value": 0.0, "layer_norm_eps": 1e-5}
 
 
-def _convnext(cfg) -> dict[str, Any]:
-    convnext = cfg.MODEL.CONVNEXT
+def _convnext(node) -> dict[str, Any]:
+    convnext = node.CONVNEXT
     return {"model_type": "convnext", "num_stages": 4, "hidden_sizes": list(convnext.DIMS),
             "depths": list(convnext.DEPTHS), "drop_path_rate": convnext.DROP_PATH_RATE,
             "layer_scale_init_value": convnext.LSIT}
 
 
-def _resnet(cfg) -> dict[str, Any]:
-    resnet = cfg.MODEL.RESNETS
+def _resnet(node) -> dict[str, Any]:
+    resnet = node.RESNETS
     if resnet.DEPTH not in _RESNET_DEPTHS:
         raise ValueError(f"MODEL.RESNETS.DEPTH {resnet.DEPTH} cannot be exported; known are {list(_RESNET_DEPTHS)}")
     _require("MODEL.RESNETS.NUM_GROUPS", resnet.NUM_GROUPS, 1)

@@ -6,6 +6,7 @@ Shapes:  D predictions (decoder layers), Q queries, M targets of one image, P po
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.projects.point_rend.point_features import point_sample
@@ -61,7 +62,7 @@ class HungarianMatcher(nn.Module):
             raise FloatingPointError(
                 "the matching cost is not finite: the model's class or mask logits have become NaN or infinite"
             )
-        pairs = [torch.as_tensor(linear_sum_assignment(c)) for c in cost.numpy()]
+        pairs = [torch.from_numpy(np.stack(linear_sum_assignment(c))) for c in cost.numpy()]
         return torch.stack([p[:, p[1].argsort()] for p in pairs])
 
     @torch.autocast("cuda", enabled=False)

@@ -118,8 +118,7 @@ def _config_yaml(cfg: Any) -> str:
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.WEIGHTS = ""
-    cfg.OUTPUT_DIR = "./output"
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "OUTPUT_DIR", "./output"])
     return cfg.dump()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,9 +32,12 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Under which of these names a checkpoint's dict holds the weights, in order.
 _WEIGHT_KEYS = ("model", "state_dict", "model_state")
 
-# What the readers raise on a damaged file: a broken pickle stream ends in any of these.
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError,
+# What the readers raise on a damaged file: a broken pickle stream ends in any of these,
+# a broken zip archive also in an OSError of a seek to nowhere.
+_UNREADABLE = (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError,
                TypeError, KeyError, IndexError, AttributeError, UnicodeDecodeError, ImportError, OverflowError)
+# How our unpickler and torch's word the refusal of a type.
+_REFUSED_TYPE = re.compile(r"could run code|unsupported global", re.IGNORECASE)
 
 
 @dataclass
@@ -203,8 +207,7 @@ def _unreadable_message(path: str, head: bytes, error: BaseException) -> str:
         why = "it is a Git LFS pointer, not the file itself; run `git lfs pull`"
     elif head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         why = "it is a web page, not weights; download the file again"
-    elif isinstance(error, pickle.UnpicklingError) and ("could run code" in str(error)
-                                                        or "Unsupported global" in str(error)):
+    elif isinstance(error, pickle.UnpicklingError) and _REFUSED_TYPE.search(str(error)):
         why = (f"it holds Python objects other than tensors ({_first_line(error)}); "
                "save its state dict alone in a trusted environment and load that")
     else:
@@ -215,8 +218,8 @@ def _unreadable_message(path: str, head: bytes, error: BaseException) -> str:
 def _first_line(error: BaseException) -> str:
     """The informative line of an error that may be a page long."""
     lines = [line.strip() for line in str(error).split("\n") if line.strip()]
-    global_lines = [line for line in lines if "Unsupported global" in line]
-    line = (global_lines or lines or [type(error).__name__])[0]
+    informative = [line for line in lines if _REFUSED_TYPE.search(line)] or lines or [type(error).__name__]
+    line = informative[0]
     return line if len(line) <= 200 else line[:197] + "..."
 
 

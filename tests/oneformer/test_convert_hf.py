@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 
@@ -25,12 +24,8 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
 @pytest.fixture
-def manifests() -> Path:
-    spec = Path(os.environ.get("SPEC_DIR", Path(__file__).resolve().parents[3] / "shared" / "spec"))
-    folder = spec / "oneformer" / "manifests"
-    if not folder.is_dir():
-        pytest.skip(f"no manifests at {folder}")
-    return folder
+def manifests(spec_dir) -> Path:
+    return spec_dir / "oneformer" / "manifests"
 
 
 def small_cfg(backbone: str = "D2SwinTransformer", with_text: bool = False, num_classes: int = len(CLASSES)):
