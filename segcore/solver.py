@@ -12,7 +12,7 @@ Here clipping clips; `SOLVER.CLIP_GRADIENTS.ENABLED False` is what that code did
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
@@ -67,29 +67,19 @@ def weight_decay(
     base: float,
     norm: float,
     embedding: float,
-    norms_decay: bool = False,
 ) -> float:
     """Weight decay of `module`'s own parameter `parameter_name`.
 
-    Everything else, biases and bare `nn.Parameter`s included, takes `base`.
-    `norms_decay` says that the surrounding network decays its norms like any
-    other weight: so were the released ConvNeXt models trained.
+    Everything else takes `base`: biases, bare `nn.Parameter`s, and norms that are
+    not torch's own classes (ConvNeXt's, whose released weights were so trained).
     """
     if is_position_table(parameter_name):
         return 0.0
     if is_norm(module):
-        return base if norms_decay else norm
+        return norm
     if is_embedding(module):
         return embedding
     return base
-
-
-def _modules(root: nn.Module, name: str = "", decay: bool = False) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Yield (name, module, norms_decay) in `named_modules` order; `norms_decay` is inherited from parents."""
-    decay = getattr(root, "decay_norms", decay)
-    yield name, root, decay
-    for child_name, child in root.named_children():
-        yield from _modules(child, f"{name}.{child_name}" if name else child_name, decay)
 
 
 def parameter_settings(
@@ -103,27 +93,20 @@ def parameter_settings(
 ) -> dict[str, tuple[float, float]]:
     """Learning rate and weight decay of every trainable parameter, by name.
 
-    A module may set the attribute `decay_norms = True`: norms below it then keep
-    the base decay. A parameter shared by two modules is listed once, where it
-    comes first.
+    A parameter shared by two modules is listed once, where it comes first.
 
     Returns:
         {parameter name: (learning rate, weight decay)}, in the model's order.
     """
     settings: dict[str, tuple[float, float]] = {}
     seen: set[int] = set()
-    for module_name, module, norms_decay in _modules(model):
+    for module_name, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             decay = weight_decay(
-                module,
-                name,
-                base=weight_decay_base,
-                norm=weight_decay_norm,
-                embedding=weight_decay_embed,
-                norms_decay=norms_decay,
+                module, name, base=weight_decay_base, norm=weight_decay_norm, embedding=weight_decay_embed
             )
             lr = base_lr * learning_rate_multiplier(module_name, backbone_multiplier)
             settings[f"{module_name}.{name}" if module_name else name] = (lr, decay)

@@ -17,10 +17,12 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from segcore.engine.evaluation import asked_task
+from segcore.data import MAPPER_REGISTRY
 from segcore.engine.hooks import WRITERS
 from segcore.engine.step import build_precision
 from segcore.solver import OPTIMIZERS, build_gradient_clipper, schedule_names
+
+TASKS = ("panoptic", "instance", "semantic")
 
 AddConfig = Callable[[CfgNode], None]
 
@@ -181,6 +183,7 @@ def validate(cfg: CfgNode, *, training: bool) -> None:
     _check_architecture(cfg)
     _check_tasks(cfg)
     _check_datasets(cfg, training)
+    _check_mapper(cfg)
     if training:
         _check_solver(cfg)
         _check_writers(cfg)
@@ -209,10 +212,11 @@ def _check_architecture(cfg: CfgNode) -> None:
 
 
 def _check_tasks(cfg: CfgNode) -> None:
-    try:
-        asked_task(cfg.TEST.TASKS)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    tasks = list(cfg.TEST.TASKS)
+    _require(
+        bool(tasks) and set(tasks) <= set(TASKS) and len(set(tasks)) == len(tasks),
+        f"TEST.TASKS is {tasks}; expected one or more of {list(TASKS)}, each once",
+    )
     probabilities = cfg.INPUT.get("TASK_PROB")
     if probabilities is None:
         return
@@ -237,6 +241,15 @@ def _check_datasets(cfg: CfgNode, training: bool) -> None:
             )
     _require(not training or len(cfg.DATASETS.TRAIN) > 0, "DATASETS.TRAIN is empty: nothing to train on")
     _require(training or len(cfg.DATASETS.TEST) > 0, "DATASETS.TEST is empty: nothing to evaluate")
+
+
+def _check_mapper(cfg: CfgNode) -> None:
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    known = [key for key, _ in MAPPER_REGISTRY]
+    _require(
+        name in known,
+        f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered are {known}{_suggestion(name, known)}",
+    )
 
 
 def _check_solver(cfg: CfgNode) -> None:

@@ -18,11 +18,14 @@ from torch import nn
 
 from segcore import solver
 from segcore.checkpoint import Checkpointer
+from segcore.data import build_test_loader
+from segcore.data.loaders import build_mapper
 from segcore.engine.ema import AverageWeights, WeightAverage
 from segcore.engine.evaluation import evaluate, log_table, report
 from segcore.engine.hooks import EvalAfterSuccess, KeepHistory, WriteMetrics, build_writers
 from segcore.engine.replay import ReplayBatchSampler, build_replay_loader, orientation_groups
 from segcore.engine.step import StepTrainer, build_precision, unwrap
+from segcore.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +94,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_mapper(cls, cfg) -> Callable[[dict], dict]:
         """The training mapper that `INPUT.DATASET_MAPPER_NAME` names."""
-        from segcore.data import MAPPER_REGISTRY
-
-        return MAPPER_REGISTRY.get(cfg.INPUT.DATASET_MAPPER_NAME)(cfg, is_train=True)
+        return build_mapper(cfg, is_train=True)
 
     @classmethod
     def build_replay_loader(cls, cfg, seed: int):
@@ -203,15 +204,11 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
         """See `segcore.data.loaders.build_test_loader`."""
-        from segcore.data.loaders import build_test_loader
-
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name: str):
         """See `segcore.evaluation.build_evaluator`."""
-        from segcore.evaluation import build_evaluator
-
         return build_evaluator(dataset_name, list(cfg.TEST.TASKS), cfg.OUTPUT_DIR)
 
 
@@ -219,11 +216,8 @@ def _load_items(cfg) -> list[dict]:
     """The annotations of `DATASETS.TRAIN`; the first process reads first: some sets are made on first use."""
     if not comm.is_main_process():
         comm.synchronize()
-    items = get_detection_dataset_dicts(
-        list(cfg.DATASETS.TRAIN),
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        check_consistency=False,
-    )
+    # Images without a segment stay in: they teach what is not there.
+    items = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
     if comm.is_main_process():
         comm.synchronize()
     return items

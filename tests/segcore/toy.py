@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from segcore.config import add_segcore_config
+from segcore.data import MAPPER_REGISTRY
 from segcore.engine import Trainer, build_config
 from segcore.engine.step import unwrap
 
@@ -57,16 +59,13 @@ class ToySegmenter(nn.Module):
 class ToyMapper:
     """Adds noise from all three global generators, as augmentations do."""
 
+    def __init__(self, cfg, is_train: bool) -> None:
+        pass
+
     def __call__(self, item: dict) -> dict:
         image = torch.as_tensor(item["pixels"]) + 0.1 * torch.randn(3, SIZE, SIZE)
         image = image * float(np.random.uniform(0.9, 1.1))
         return {**item, "image": image, "target": torch.as_tensor(item["pixels"]).mean()}
-
-
-class ToyTrainer(Trainer):
-    @classmethod
-    def build_mapper(cls, cfg):
-        return ToyMapper()
 
 
 def toy_items() -> list[dict]:
@@ -85,6 +84,8 @@ def toy_items() -> list[dict]:
 
 if "ToySegmenter" not in META_ARCH_REGISTRY:
     META_ARCH_REGISTRY.register(ToySegmenter)
+if "ToyMapper" not in MAPPER_REGISTRY:
+    MAPPER_REGISTRY.register(ToyMapper)
 if "toy_train" not in DatasetCatalog.list():
     DatasetCatalog.register("toy_train", toy_items)
     MetadataCatalog.get("toy_train").set(evaluator_type="toy")
@@ -108,6 +109,7 @@ def toy_config(output_dir, *opts):
     base = [
         "MODEL.META_ARCHITECTURE", "ToySegmenter",
         "MODEL.DEVICE", "cpu",
+        "INPUT.DATASET_MAPPER_NAME", "ToyMapper",
         "DATASETS.TRAIN", "('toy_train',)",
         "DATASETS.TEST", "()",
         "DATALOADER.NUM_WORKERS", 0,
@@ -125,21 +127,22 @@ def toy_config(output_dir, *opts):
     return build_config(arguments(opts=[*base, *opts]), [add_segcore_config])
 
 
-def toy_trainer(output_dir, *opts) -> ToyTrainer:
+def toy_trainer(output_dir, *opts) -> Trainer:
     """A trainer whose model's initial weights are the same for every call."""
     torch.manual_seed(0)
-    return ToyTrainer(toy_config(output_dir, *opts))
+    return Trainer(toy_config(output_dir, *opts))
 
 
-def main(output_dir: str, poison: str = "") -> None:
-    """One of torchrun's processes: train without dropout, as the test does alone."""
+def main(output_dir: str) -> None:
+    """One of torchrun's processes: train without dropout, as the test does alone; then meet a NaN."""
     dist.init_process_group("gloo")
     comm.create_local_process_group(dist.get_world_size())
-    trainer = toy_trainer(output_dir)
-    model = unwrap(trainer.model)
-    model.drop.p = 0.0
-    model.poison = poison
-    trainer.train()
+    for poison in ("", "picture_5.png"):
+        trainer = toy_trainer(os.path.join(output_dir, poison))
+        model = unwrap(trainer.model)
+        model.drop.p = 0.0
+        model.poison = poison
+        trainer.train()
     dist.destroy_process_group()
 
 
