@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segcore.ops import eager, reference
+from segcore.ops import eager, library, reference  # noqa: F401 (library registers torch.ops.segcore)
 from segcore.ops.backend import choose_backend
 
 __all__ = ["ms_deform_attn", "ms_deform_attn_fused"]
@@ -79,7 +79,9 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
     with torch.autocast(value.device.type, enabled=False):
         if backend == "reference":
             return reference.ms_deform_attn(value, shapes, locations, weights)
-        return eager.ms_deform_attn(value, shapes, locations, weights)
+        if backend == "torch":  # left open to the compiler: inductor fuses its index arithmetic
+            return eager.ms_deform_attn(value, shapes, locations, weights)
+        return torch.ops.segcore.ms_deform_attn(value, shapes, locations, weights)
 
 
 def ms_deform_attn_fused(
@@ -116,6 +118,11 @@ def ms_deform_attn_fused(
     reference_points, offsets, attention_logits = (
         x.to(dtype) for x in (reference_points, offsets, attention_logits)
     )
+    if choose_backend(value.device.type) not in ("reference", "torch") and offsets.numel() > 0:
+        with torch.autocast(value.device.type, enabled=False):
+            return torch.ops.segcore.ms_deform_attn_fused(
+                value, shapes, reference_points, offsets, attention_logits
+            )
     with torch.autocast(value.device.type, enabled=False):
         locations, weights = reference.sampling_inputs(shapes, reference_points, offsets, attention_logits)
     return ms_deform_attn(value, shapes, locations, weights)

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from segcore.ops import ms_deform_attn, ms_deform_attn_fused, use_backend
+from segcore.ops import available_backends, ms_deform_attn, ms_deform_attn_fused, use_backend
 
-BACKENDS = ["reference", "torch"]
+BACKENDS = ["reference", "torch", "cpu"]
+BACKENDS = [name for name in BACKENDS if not available_backends()[name]]
 
 
 def make(batch, queries, heads, channels, shapes, points, *, dtype=torch.float32, seed=0, spread=0.6):
