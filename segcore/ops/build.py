@@ -15,7 +15,7 @@ CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
 
 def wants_cuda() -> bool:
-    """FORCE_CUDA=1 asks for the CUDA kernels, FORCE_CUDA=0 refuses; unset: where torch sees a GPU and nvcc is."""
+    """FORCE_CUDA=1 asks for the CUDA kernels, 0 refuses; unset: where torch sees a GPU and nvcc is."""
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 

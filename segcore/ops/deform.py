@@ -18,7 +18,9 @@ __all__ = ["ms_deform_attn", "ms_deform_attn_fused"]
 
 def _check_levels(value: Tensor, shapes: Sequence[int]) -> None:
     if isinstance(shapes, Tensor):
-        raise TypeError("shapes is a tensor; pass Python ints, [h0, w0, h1, w1, ...] (a tensor synchronises the GPU)")
+        raise TypeError(
+            "shapes is a tensor; pass Python ints, [h0, w0, h1, w1, ...] (a tensor would synchronise)"
+        )
     if len(shapes) == 0 or len(shapes) % 2:
         raise ValueError(f"shapes must be [h0, w0, h1, w1, ...], an even number of ints; got {list(shapes)}")
     if value.dim() != 4:
@@ -74,8 +76,8 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
     locations, weights = locations.to(dtype), weights.to(dtype)
     backend = choose_backend(value.device.type)
     if locations.numel() == 0:  # no image or no query; the sum keeps the (zero) gradients defined
-        nothing = value.sum() + locations.sum() + weights.sum()
-        return value.new_zeros(locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3]) + nothing
+        shape = (locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+        return value.new_zeros(shape) + (value.sum() + locations.sum() + weights.sum())
     with torch.autocast(value.device.type, enabled=False):
         if backend == "reference":
             return reference.ms_deform_attn(value, shapes, locations, weights)

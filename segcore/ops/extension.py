@@ -1,7 +1,7 @@
 """Finds the compiled extension `segcore._C` and says what it offers.
 
-The extension is optional. `pip install .` builds it where a C++ compiler is; with SEGCORE_JIT=1 it is built at
-first use instead (torch.utils.cpp_extension.load, kept in torch's extension cache).
+The extension is optional. `pip install .` builds it where a C++ compiler is; with SEGCORE_JIT=1 it is built
+at first use instead (torch.utils.cpp_extension.load, kept in torch's extension cache).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ one node per call, whatever serves it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -20,22 +21,15 @@ from segcore.ops.backend import choose_backend
 
 __all__: list[str] = []
 
-LIBRARY = torch.library.Library("segcore", "FRAGMENT")
-
-LIBRARY.define("ms_deform_attn(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor")
-LIBRARY.define(
+_SCHEMAS = (
+    "ms_deform_attn(Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) -> Tensor",
     "ms_deform_attn_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor locations, Tensor weights) "
-    "-> (Tensor, Tensor, Tensor)"
-)
-LIBRARY.define(
+    "-> (Tensor, Tensor, Tensor)",
     "ms_deform_attn_fused(Tensor value, SymInt[] shapes, Tensor reference_points, Tensor offsets, "
-    "Tensor attention_logits) -> Tensor"
-)
-LIBRARY.define(
+    "Tensor attention_logits) -> Tensor",
     "ms_deform_attn_fused_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor reference_points, "
-    "Tensor offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-
 _DEVICES = ("CPU", "CUDA")
 
 
@@ -46,7 +40,8 @@ def _plain(name: str):
 
 def _plain_fused(name: str):
     def run(value, shapes, reference_points, offsets, logits):
-        return _plain(name)(value, shapes, *reference.sampling_inputs(shapes, reference_points, offsets, logits))
+        locations, weights = reference.sampling_inputs(shapes, reference_points, offsets, logits)
+        return _plain(name)(value, shapes, locations, weights)
 
     return run
 
@@ -57,10 +52,13 @@ def _plain_backward(function, grad: Tensor, *inputs) -> tuple[Tensor, ...]:
         leaves = [x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in inputs]
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         # clones: autograd may return one of its saved tensors, and an operator must not alias its inputs
-        return tuple(g.clone() for g in torch.autograd.grad(function(*leaves), tensors, grad.to(inputs[0].dtype)))
+        grads = torch.autograd.grad(function(*leaves), tensors, grad.to(inputs[0].dtype))
+        return tuple(g.clone() for g in grads)
 
 
-def _forward(value: Tensor, shapes: Sequence[int], centres: Tensor | None, points: Tensor, weights: Tensor) -> Tensor:
+def _forward(
+    value: Tensor, shapes: Sequence[int], centres: Tensor | None, points: Tensor, weights: Tensor
+) -> Tensor:
     """Plain operator where `centres` (reference points) is None, else the fused one."""
     backend = choose_backend(value.device.type)
     if backend in ("cpu", "cuda"):
@@ -109,14 +107,6 @@ def _ms_deform_attn_fused_backward(grad, value, shapes, reference_points, offset
     return value_grad, _centres_gradient(shapes, reference_points, offsets_grad), offsets_grad, logits_grad
 
 
-_KERNELS = {
-    "ms_deform_attn": _ms_deform_attn,
-    "ms_deform_attn_backward": _ms_deform_attn_backward,
-    "ms_deform_attn_fused": _ms_deform_attn_fused,
-    "ms_deform_attn_fused_backward": _ms_deform_attn_fused_backward,
-}
-
-
 def _fake_forward(value, shapes, *tensors):
     points = tensors[-2]
     return value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
@@ -131,7 +121,7 @@ def _save(ctx, inputs, output):
     ctx.save_for_backward(value, *tensors)
 
 
-def _register(name: str) -> None:
+def _register_gradient(library: torch.library.Library, name: str) -> None:
     backward_op = getattr(torch.ops.segcore, name + "_backward")
 
     def differentiate(ctx, grad):
@@ -139,13 +129,13 @@ def _register(name: str) -> None:
         value_grad, *grads = backward_op(grad, value, ctx.shapes, *tensors)
         return value_grad, None, *grads
 
-    torch.library.register_fake(f"segcore::{name}", _fake_forward, lib=LIBRARY)
-    torch.library.register_fake(f"segcore::{name}_backward", _fake_backward, lib=LIBRARY)
-    torch.library.register_autograd(f"segcore::{name}", differentiate, setup_context=_save, lib=LIBRARY)
+    torch.library.register_fake(f"segcore::{name}", _fake_forward, lib=library)
+    torch.library.register_fake(f"segcore::{name}_backward", _fake_backward, lib=library)
+    torch.library.register_autograd(f"segcore::{name}", differentiate, setup_context=_save, lib=library)
 
 
 def _autocast(name: str, device: str):
-    """Under autocast the value keeps its dtype (a Linear's half-precision output, say) and geometry is fp32."""
+    """Under autocast the value keeps its dtype (often a Linear's half precision) and geometry is fp32."""
     operator = getattr(torch.ops.segcore, name)
     excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device}"))
 
@@ -157,10 +147,26 @@ def _autocast(name: str, device: str):
     return run
 
 
-for _name, _kernel in _KERNELS.items():
-    for _device in _DEVICES:
-        LIBRARY.impl(_name, _kernel, _device)
-for _name in ("ms_deform_attn", "ms_deform_attn_fused"):
-    _register(_name)
-    for _device in _DEVICES:
-        LIBRARY.impl(_name, _autocast(_name, _device), f"Autocast{_device}")
+def _late(name: str):
+    """Look the kernel up when called: after a second import of this module, its new functions serve."""
+    return lambda *inputs: getattr(sys.modules[__name__], name)(*inputs)
+
+
+def _register() -> torch.library.Library | None:
+    """Register everything, once a process: PyTorch's registry outlives a module that is imported again."""
+    if hasattr(torch.ops.segcore, "ms_deform_attn"):
+        return None
+    library = torch.library.Library("segcore", "FRAGMENT")
+    for schema in _SCHEMAS:
+        library.define(schema)
+        name = schema.split("(")[0]
+        for device in _DEVICES:
+            library.impl(name, _late("_" + name), device)
+    for name in ("ms_deform_attn", "ms_deform_attn_fused"):
+        _register_gradient(library, name)
+        for device in _DEVICES:
+            library.impl(name, _autocast(name, device), f"Autocast{device}")
+    return library
+
+
+_LIBRARY = _register()
