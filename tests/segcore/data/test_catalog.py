@@ -1,4 +1,4 @@
-"""Registration (repeatable, lazy, equal to the official metadata), and each way in which a folder is wrong."""
+"""Registration (repeatable, lazy, equal to the official metadata), and each way a folder can be wrong."""
 
 from __future__ import annotations
 
