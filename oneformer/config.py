@@ -113,7 +113,12 @@ def _add_backbones(cfg: CN) -> None:
     dinat.DEPTHS = [3, 4, 18, 5]
     dinat.NUM_HEADS = [6, 12, 24, 48]
     dinat.KERNEL_SIZE = 11
-    dinat.DILATIONS = [[1, 20, 1], [1, 5, 1, 10], [1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 1, 3, 1, 4, 1, 5, 1, 5], [1, 2, 1, 2, 1]]
+    dinat.DILATIONS = [
+        [1, 20, 1],
+        [1, 5, 1, 10],
+        [1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 1, 3, 1, 4, 1, 5, 1, 5],
+        [1, 2, 1, 2, 1],
+    ]
     dinat.MLP_RATIO = 2.0
     dinat.DROP_PATH_RATE = 0.3
     dinat.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
