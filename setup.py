@@ -21,7 +21,7 @@ import sysconfig
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.errors import BaseError as BuildError
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).resolve().parent
 
@@ -128,14 +128,24 @@ def tolerant(build_extension: type, forced: bool) -> type:
     class BuildIfPossible(build_extension):
         def build_extensions(self) -> None:
             # What torch and setuptools raise when a compiler is missing, too old or fails.
-            failures = (BuildError, OSError, RuntimeError, subprocess.SubprocessError)
+            failures = (BaseError, CCompilerError, OSError, RuntimeError, subprocess.SubprocessError)
             try:
                 super().build_extensions()
             except failures as error:
                 if forced:
                     raise
                 say(f"not compiled, the plain PyTorch operators are used: {type(error).__name__}: {error}")
-                self.extensions = []
+                self.drop_outputs()
+
+        def drop_outputs(self) -> None:
+            """Leave the extensions out, and remove what an earlier build of older sources made."""
+            for extension in self.extensions:
+                built = [Path(self.get_ext_fullpath(extension.name))]
+                if self.inplace or getattr(self, "editable_mode", False):
+                    built.append(ROOT / self.get_ext_filename(extension.name))
+                for path in built:
+                    path.unlink(missing_ok=True)
+            self.extensions = []
 
     return BuildIfPossible
 
