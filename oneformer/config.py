@@ -11,7 +11,15 @@ from segcore.config import add_segcore_config
 
 
 def add_oneformer_config(cfg: CN) -> None:
-    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice."""
+    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice.
+
+    Also registers what the keys can name: the mapper and the built-in data sets.
+    """
+    from segcore.data import register_builtin
+
+    from . import data  # noqa: F401  (its import registers the mapper)
+
+    register_builtin()
     add_segcore_config(cfg)
     if "ONE_FORMER" in cfg.MODEL:
         return
@@ -33,9 +41,9 @@ def _add_model(cfg: CN) -> None:
     m.DEC_LAYERS = 10            # predictions: one before the first of DEC_LAYERS - 1 layers, one after each
     m.USE_TASK_NORM = True
     m.SIZE_DIVISIBILITY = 32
-    # Mask the padding of a batch in both decoders, so that an image's result
-    # does not depend on its batch mates. The released weights were trained without.
-    m.MASK_PADDING = False
+    # Run images of different padded sizes apart, so that an image's result does not depend on the
+    # padding that its batch mates bring. The released weights were trained and evaluated without.
+    m.BATCH_INVARIANT = False
     m.CHECKPOINT_ENCODER = False  # activation checkpointing of the pixel decoder's layers
     m.CHECKPOINT_DECODER = False  # and of the masked decoder's
 
