@@ -7,6 +7,7 @@ python tools/export_hf.py --weights demo/weights/FILE.safetensors --output FOLDE
 from __future__ import annotations
 
 import argparse
+import sys
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -52,4 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 from torch import nn
+
+from segcore.checkpoint.files import atomic_path
 
 from .key_map import TRAINING_ONLY, backbone_family, to_huggingface
 
@@ -112,10 +113,8 @@ class HuggingFaceExporter:
         _write_json(os.path.join(folder, "config.json"), config)
         _write_json(os.path.join(folder, "class_info.json"), self.class_info())
         _write_json(os.path.join(folder, "preprocessor_config.json"), self.preprocessor())
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            temporary = os.path.join(scratch, "model.safetensors")
+        with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
-            os.replace(temporary, target)
 
     def config(self, state: dict[str, torch.Tensor]) -> dict[str, Any]:
         """transformers' `config.json` for a model with this state dict."""
