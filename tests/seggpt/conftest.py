@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_seggpt import small_model
 
 from seggpt.modeling import SegGPT
+from tests.seggpt.small_seggpt import small_model
 
 
 @pytest.fixture
 def model() -> SegGPT:
     return small_model()
-
-
-@pytest.fixture(scope="session")
-def spec_dir() -> Path:
-    path = Path(os.environ.get("SPEC_DIR", Path(__file__).parents[3] / "shared" / "spec"))
-    if not path.is_dir():
-        pytest.skip(f"reference values not found at {path}; set SPEC_DIR")
-    return path
 
 
 @pytest.fixture(scope="session")

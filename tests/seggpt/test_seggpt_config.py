@@ -8,10 +8,10 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from small_seggpt import small_model
 
 from seggpt import add_seggpt_config
 from seggpt.modeling import SegGPT
+from tests.seggpt.small_seggpt import small_model
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "seggpt"
 

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
-from small_seggpt import small_model
 
 from seggpt.modeling import SegGPT, inpainting_loss
+from seggpt.modeling.loss import IMAGENET_MEAN, IMAGENET_STD
+from tests.seggpt.small_seggpt import small_model
 
 TOLERANCE = 1e-5   # twenty times the reference's own fp32 error, a hundredth of the smallest planted mistake
 
@@ -121,3 +122,20 @@ def test_keys_and_shapes_are_the_released_ones(spec_dir):
     manifest = json.loads((spec_dir / "seggpt" / "manifest.json").read_text())
     assert {k: list(v.shape) for k, v in model.state_dict().items()} == manifest
     assert sum(p.numel() for p in model.parameters()) == 370_723_203
+
+
+@pytest.mark.parametrize("case, black", [("train", False), ("train_item0_black", True)])
+@torch.no_grad()
+def test_painters_loss_skips_blank_targets(case, black, golden, golden_facts):
+    out, targets = golden["painter_d8/train/pred"], golden["inputs/train_tgts"].clone()
+    mask, valid = golden["inputs/train_mask"], golden["inputs/train_valid"]
+    if black:
+        mean, std = (torch.tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
+        targets[0] = -mean / std
+    loss = inpainting_loss(out, targets, mask, valid)
+    if not black:
+        assert abs(loss.item() - golden_facts["losses"][f"painter_d8/{case}"]) <= TOLERANCE
+    else:   # the whole of item 0 is dropped: only the other one's error is left
+        rest = inpainting_loss(out[1:], targets[1:], mask[1:], valid[1:])
+        assert loss.item() == pytest.approx(rest.item(), rel=1e-6)
+        assert loss.item() == pytest.approx(golden_facts["losses"][f"painter_d8/{case}"], abs=TOLERANCE)
