@@ -1,5 +1,7 @@
 """OneFormer (arXiv:2211.06220) for Detectron2: one model, trained once, three segmentation tasks."""
 
-from .config import add_oneformer_config
+from segcore.lazy import attach
 
 __all__ = ["add_oneformer_config"]
+
+__getattr__, __dir__ = attach(__name__, {"add_oneformer_config": ".config"})

@@ -11,7 +11,15 @@ from segcore.config import add_segcore_config
 
 
 def add_oneformer_config(cfg: CN) -> None:
-    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice."""
+    """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice.
+
+    Also registers what the keys can name: the mapper and the built-in data sets.
+    """
+    from segcore.data import register_builtin
+
+    from . import data  # noqa: F401  (its import registers the mapper)
+
+    register_builtin()
     add_segcore_config(cfg)
     if "ONE_FORMER" in cfg.MODEL:
         return
@@ -33,9 +41,9 @@ def _add_model(cfg: CN) -> None:
     m.DEC_LAYERS = 10            # predictions: one before the first of DEC_LAYERS - 1 layers, one after each
     m.USE_TASK_NORM = True
     m.SIZE_DIVISIBILITY = 32
-    # Mask the padding of a batch in both decoders, so that an image's result
-    # does not depend on its batch mates. The released weights were trained without.
-    m.MASK_PADDING = False
+    # Run images of different padded sizes apart, so that an image's result does not depend on the
+    # padding that its batch mates bring. The released weights were trained and evaluated without.
+    m.BATCH_INVARIANT = False
     m.CHECKPOINT_ENCODER = False  # activation checkpointing of the pixel decoder's layers
     m.CHECKPOINT_DECODER = False  # and of the masked decoder's
 
@@ -113,7 +121,12 @@ def _add_backbones(cfg: CN) -> None:
     dinat.DEPTHS = [3, 4, 18, 5]
     dinat.NUM_HEADS = [6, 12, 24, 48]
     dinat.KERNEL_SIZE = 11
-    dinat.DILATIONS = [[1, 20, 1], [1, 5, 1, 10], [1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 1, 3, 1, 4, 1, 5, 1, 5], [1, 2, 1, 2, 1]]
+    dinat.DILATIONS = [
+        [1, 20, 1],
+        [1, 5, 1, 10],
+        [1, 2, 1, 3, 1, 4, 1, 5, 1, 2, 1, 3, 1, 4, 1, 5, 1, 5],
+        [1, 2, 1, 2, 1],
+    ]
     dinat.MLP_RATIO = 2.0
     dinat.DROP_PATH_RATE = 0.3
     dinat.OUT_FEATURES = ["res2", "res3", "res4", "res5"]

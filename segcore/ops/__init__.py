@@ -1,0 +1,17 @@
+"""Operators that the models need and PyTorch lacks; each works without a compiler.
+
+Imports torch alone (no detectron2).
+"""
+
+from segcore.ops.backend import available_backends, use_backend
+from segcore.ops.deform import ms_deform_attn, ms_deform_attn_fused
+from segcore.ops.neighborhood import neighborhood_attention_2d, pad_to_window
+
+__all__ = [
+    "available_backends",
+    "ms_deform_attn",
+    "ms_deform_attn_fused",
+    "neighborhood_attention_2d",
+    "pad_to_window",
+    "use_backend",
+]

@@ -1,0 +1,118 @@
+"""Building blocks of OneFormer's transformers, all batch first.
+
+Shapes:  N sequences (images x tasks), Q queries, S keys, C channels.
+Parameter names are those of `torch.nn.MultiheadAttention` and of the released
+checkpoints, so that weights load without renaming.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
+        super().__init__()
+        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values can be projected ahead and shared.
+
+    A map that several tasks of one image attend to is projected once by
+    `project_keys` / `project_values`; `forward` then takes the projected tensors.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"attention of {dim} channels cannot be split into {num_heads} heads")
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _project(self, x: Tensor, part: int) -> Tensor:
+        """(N, S, C) -> (N, heads, S, C / heads) by the query (0), key (1) or value (2) projection."""
+        weight = self.in_proj_weight.chunk(3)[part]
+        bias = self.in_proj_bias.chunk(3)[part]
+        return F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+    def project_keys(self, x: Tensor) -> Tensor:
+        return self._project(x, 1)
+
+    def project_values(self, x: Tensor) -> Tensor:
+        return self._project(x, 2)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (N, Q, C), not yet projected.
+            key, value: (N, heads, S, C / heads), projected.
+            mask: (N, 1, Q, S) bool, True where a query may look; None for everywhere.
+
+        Returns:
+            (N, Q, C).
+        """
+        out = F.scaled_dot_product_attention(self._project(query, 0), key, value, attn_mask=mask)
+        return self.out_proj(out.transpose(1, 2).flatten(2))
+
+
+class SelfAttentionLayer(nn.Module):
+    """Post-norm self-attention; positions are added to queries and keys, not to values."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        attn, query = self.self_attn, x + position
+        return self.norm(x + attn(query, attn.project_keys(query), attn.project_values(x)))
+
+
+class CrossAttentionLayer(nn.Module):
+    """Post-norm attention to projected keys and values."""
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.multihead_attn = Attention(dim, num_heads)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        return self.norm(x + self.multihead_attn(x + position, key, value, mask))
+
+
+class FFNLayer(nn.Module):
+    """Post-norm feed-forward layer with ReLU."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+def xavier_init_matrices(module: nn.Module) -> None:
+    """Xavier-uniform for every parameter of two dimensions or more, as DETR does."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)

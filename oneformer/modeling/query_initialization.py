@@ -1,0 +1,91 @@
+"""Task-conditioned query initialisation (OneFormer, arXiv:2211.06220, sec. 3.3).
+
+The task token, repeated once per object query, passes through a two-layer
+DETR decoder over the stride-4 map.
+
+Shapes:  B images, Q object queries (the task token included), C channels,
+         S = H/4 * W/4 positions.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import Attention, xavier_init_matrices
+from .position_encoding import sine_position_encoding
+
+
+class QueryDecoderLayer(nn.Module):
+    """Post-norm DETR decoder layer."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, dropout: float):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads)
+        self.multihead_attn = Attention(dim, num_heads)
+        self.linear1 = nn.Linear(dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(B, Q - 1, C) queries; `key` and `value` are projected, (B, heads, S, C / heads)."""
+        attn, query = self.self_attn, x + position
+        attended = attn(query, attn.project_keys(query), attn.project_values(x))
+        x = self.norm1(x + self.dropout(attended))
+        x = self.norm2(x + self.dropout(self.multihead_attn(x + position, key, value)))
+        hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.norm3(x + self.dropout(hidden))
+
+
+class _QueryDecoder(nn.Module):
+    def __init__(self, num_layers: int, dim: int, **layer):
+        super().__init__()
+        self.layers = nn.ModuleList(QueryDecoderLayer(dim, **layer) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+
+class QueryInitializer(nn.Module):
+    """Task token -> the Q - 1 object queries it starts from."""
+
+    def __init__(self, *, dim: int, num_layers: int, num_heads: int, feedforward_dim: int, dropout: float):
+        super().__init__()
+        self.decoder = _QueryDecoder(
+            num_layers, dim, num_heads=num_heads, feedforward_dim=feedforward_dim, dropout=dropout
+        )
+        xavier_init_matrices(self)
+
+    def project(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, for any number of tasks to share.
+
+        Args:
+            features: (B, C, H/4, W/4), projected.
+
+        Returns:
+            per layer (B or 1, heads, S, C / heads) twice.
+
+        The values are the sine position encoding alone, and the image enters only through the
+        keys: so the released models were trained, and their weights depend on it.
+        """
+        position = sine_position_encoding(*features.shape[2:], features.shape[1], features.device)
+        position = position.flatten(2).transpose(1, 2).to(features.dtype)
+        keys = position + features.flatten(2).transpose(1, 2)
+        attentions = [layer.multihead_attn for layer in self.decoder.layers]
+        return [(a.project_keys(keys), a.project_values(position).expand(len(keys), -1, -1, -1)) for a in attentions]
+
+    def forward(self, task: Tensor, query_embed: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """
+        Args:
+            task: (B, C) task tokens.
+            query_embed: (Q - 1, C) learned positions of the queries.
+            memory: of `project`.
+
+        Returns:
+            (B, Q - 1, C).
+        """
+        x = task[:, None].expand(-1, len(query_embed), -1)
+        for layer, (key, value) in zip(self.decoder.layers, memory, strict=True):
+            x = layer(x, query_embed, key, value)
+        return self.decoder.norm(x)

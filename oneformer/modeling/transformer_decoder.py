@@ -1,0 +1,214 @@
+"""Task-conditioned masked-attention decoder (OneFormer, arXiv:2211.06220, sec. 3.3;
+masked attention: Mask2Former, arXiv:2112.01527, eq. 2).
+
+Shapes:  B images, Q queries (the task token is the last),
+         C channels, K classes (without "no object"), h, w a level's size,
+         H, W the stride-4 size of masks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from fvcore.nn import weight_init
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer, xavier_init_matrices
+from .position_encoding import sine_position_encoding
+from .query_initialization import QueryInitializer
+
+NUM_LEVELS = 3
+
+
+@dataclass
+class DecoderMemory:
+    """What the queries of any task attend to, projected; one row per image.
+
+    Attributes:
+        mask_features: (B, mask_dim, H, W) per-pixel embeddings.
+        sizes: (h, w) of each level.
+        query_init, layers: keys and values (B, heads, S, C / heads) of each layer.
+    """
+
+    mask_features: Tensor
+    sizes: list[tuple[int, int]]
+    query_init: list[tuple[Tensor, Tensor]]
+    layers: list[tuple[Tensor, Tensor]]
+
+    def select(self, images: list[int]) -> DecoderMemory:
+        """The memory of some of the images; itself when all are asked for, in order."""
+        if images == list(range(len(self.mask_features))):
+            return self
+        return DecoderMemory(
+            self.mask_features[images],
+            self.sizes,
+            [(k[images], v[images]) for k, v in self.query_init],
+            [(k[images], v[images]) for k, v in self.layers],
+        )
+
+
+@dataclass
+class DecoderOutput:
+    """What the decoder predicts.
+
+    Attributes:
+        class_logits: (B, Q, K + 1).
+        mask_logits: (B, Q, H, W).
+        queries: (B, Q, C) before the masked layers; the contrastive loss ties them to the text.
+        auxiliary: (class_logits, mask_logits) after each earlier layer, when they were asked for.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    queries: Tensor
+    auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+class OneFormerDecoder(nn.Module):
+    """Object queries, started from the task token, attend to the masks they predict."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        dim: int,
+        mask_dim: int,
+        num_classes: int,
+        num_queries: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        query_init_layers: int,
+        query_init_dropout: float,
+        use_task_norm: bool,
+        use_checkpoint: bool = False,
+    ):
+        """`num_layers` masked layers predict `num_layers + 1` times.
+
+        Raises:
+            ValueError: for fewer than one class or query.
+        """
+        super().__init__()
+        if num_classes < 1 or num_queries < 1:
+            raise ValueError(f"need at least 1 class and 1 query, got {num_classes} and {num_queries}")
+        self.use_task_norm, self.use_checkpoint = use_task_norm, use_checkpoint
+        self.class_transformer = QueryInitializer(
+            dim=dim,
+            num_layers=query_init_layers,
+            num_heads=num_heads,
+            feedforward_dim=feedforward_dim,
+            dropout=query_init_dropout,
+        )
+        layers = range(num_layers)
+        self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(dim, num_heads) for _ in layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(CrossAttentionLayer(dim, num_heads) for _ in layers)
+        self.transformer_ffn_layers = nn.ModuleList(FFNLayer(dim, feedforward_dim) for _ in layers)
+        for stack in (
+            self.transformer_self_attention_layers,
+            self.transformer_cross_attention_layers,
+            self.transformer_ffn_layers,
+        ):
+            xavier_init_matrices(stack)
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.query_embed = nn.Embedding(num_queries, dim)
+        self.level_embed = nn.Embedding(NUM_LEVELS, dim)
+        self.class_input_proj = nn.Conv2d(mask_dim, dim, 1)
+        weight_init.c2_xavier_fill(self.class_input_proj)
+        self.class_embed = nn.Linear(dim, num_classes + 1)
+        self.mask_embed = MLP(dim, dim, mask_dim, 3)
+
+    @classmethod
+    def from_config(cls, cfg):
+        model, head = cfg.MODEL.ONE_FORMER, cfg.MODEL.SEM_SEG_HEAD
+        if head.CONVS_DIM != model.HIDDEN_DIM:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.CONVS_DIM ({head.CONVS_DIM}) must equal "
+                f"MODEL.ONE_FORMER.HIDDEN_DIM ({model.HIDDEN_DIM})"
+            )
+        return {
+            "dim": model.HIDDEN_DIM,
+            "mask_dim": head.MASK_DIM,
+            "num_classes": head.NUM_CLASSES,
+            "num_queries": model.NUM_OBJECT_QUERIES,
+            "num_heads": model.NHEADS,
+            "num_layers": model.DEC_LAYERS - 1,
+            "feedforward_dim": model.DIM_FEEDFORWARD,
+            "query_init_layers": model.CLASS_DEC_LAYERS,
+            "query_init_dropout": model.DROPOUT,
+            "use_task_norm": model.USE_TASK_NORM,
+            "use_checkpoint": model.CHECKPOINT_DECODER,
+        }
+
+    def prepare(self, mask_features: Tensor, maps: list[Tensor]) -> DecoderMemory:
+        """Project what the queries attend to, once for all tasks.
+
+        Args:
+            mask_features: (B, mask_dim, H, W) per-pixel embeddings.
+            maps: NUM_LEVELS maps (B, C, h, w), coarsest first.
+        """
+        query_init = self.class_transformer.project(self.class_input_proj(mask_features))
+        memory = [self._level_memory(x, level) for level, x in enumerate(maps)]
+        layers = []
+        for i, cross in enumerate(self.transformer_cross_attention_layers):
+            key, value = memory[i % NUM_LEVELS]
+            layers.append((cross.multihead_attn.project_keys(key), cross.multihead_attn.project_values(value)))
+        return DecoderMemory(mask_features, [tuple(x.shape[-2:]) for x in maps], query_init, layers)
+
+    def _level_memory(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """A level's keys and values before projection, (B, h * w, C) each."""
+        value = x.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
+        position = sine_position_encoding(*x.shape[2:], x.shape[1], x.device).to(x.dtype)
+        return value + position.flatten(2).transpose(1, 2), value
+
+    def forward(self, memory: DecoderMemory, task: Tensor, *, auxiliary: bool = False) -> DecoderOutput:
+        """
+        Args:
+            memory: of `prepare`.
+            task: (B, C) output of the task MLP, one task per image.
+            auxiliary: also return the predictions before the last.
+        """
+        if self.use_task_norm:
+            task = self.decoder_norm(task)
+        position = self.query_embed.weight
+        task = task.to(position.dtype)
+        objects = self.class_transformer(task, position[:-1], memory.query_init)
+        queries = torch.cat((objects, task[:, None]), dim=1)
+
+        x, predictions = queries, []
+        for i in range(len(self.transformer_ffn_layers)):
+            x_norm = self.decoder_norm(x)
+            mask_logits = self._mask_logits(x_norm, memory.mask_features)
+            if auxiliary:
+                predictions.append((self.class_embed(x_norm), mask_logits))
+            mask = attention_mask(mask_logits, memory.sizes[i % NUM_LEVELS])
+            if self.use_checkpoint and self.training:
+                x = checkpoint(self._layer, i, x, *memory.layers[i], mask, use_reentrant=False)
+            else:
+                x = self._layer(i, x, *memory.layers[i], mask)
+        x_norm = self.decoder_norm(x)
+        mask_logits = self._mask_logits(x_norm, memory.mask_features)
+        return DecoderOutput(self.class_embed(x_norm), mask_logits, queries, predictions)
+
+    def _layer(self, i: int, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        position = self.query_embed.weight
+        x = self.transformer_cross_attention_layers[i](x, position, key, value, mask)
+        x = self.transformer_self_attention_layers[i](x, position)
+        return self.transformer_ffn_layers[i](x)
+
+    def _mask_logits(self, x: Tensor, mask_features: Tensor) -> Tensor:
+        return torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+
+
+@torch.no_grad()
+def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where each query may look at a level of `size`: (B, Q, H, W) logits -> (B, 1, Q, h * w) bool.
+
+    True inside the predicted mask; a query whose mask is empty looks everywhere.
+    """
+    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
+    inside = resized.sigmoid().flatten(2) >= 0.5
+    return (inside | ~inside.any(dim=2, keepdim=True))[:, None]

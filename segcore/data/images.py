@@ -1,0 +1,68 @@
+"""Reading pictures and panoptic PNGs, with one clear error for a file that cannot be read."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+from detectron2.data import detection_utils
+
+# What PIL raises on a damaged file depends on where the damage is.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+
+
+def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
+    """An image, turned upright as its EXIF says.
+
+    Args:
+        path: the file.
+        image_format: "RGB" or "BGR".
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or no picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        return detection_utils.read_image(path, format=image_format)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"cannot read the image {path}: {error}; the file is damaged or no picture, restore it or remove "
+            f"it from the data set"
+        ) from error
+
+
+def read_panoptic_ids(path: str) -> np.ndarray:
+    """The segment ids of a COCO panoptic PNG, R + 256 G + 65536 B.
+
+    Returns:
+        (H, W) int32; 0 is void.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or is not a three-channel 8-bit picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"panoptic PNG {path} does not exist")
+    try:
+        with open(path, "rb") as file:
+            picture = detection_utils.Image.open(file)
+            mode, values = picture.mode, np.asarray(picture)
+    except _DAMAGED as error:
+        raise ValueError(
+            f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it"
+        ) from error
+    if mode != "RGB":
+        raise ValueError(
+            f"{path} is a picture of mode {mode}; a panoptic PNG is RGB and holds the segment id "
+            f"R + 256 G + 65536 B in each pixel"
+        )
+    # One 32-bit read per pixel instead of three strided ones.
+    packed = np.zeros((*values.shape[:2], 4), np.uint8)
+    packed[..., :3] = values
+    return packed.view("<i4")[..., 0]

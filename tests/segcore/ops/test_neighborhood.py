@@ -1,0 +1,127 @@
+"""Neighbourhood attention against a loop over pixels, and its errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from segcore.ops import neighborhood_attention_2d, pad_to_window, use_backend
+
+BACKENDS = ["reference", "torch"]
+
+
+def brute_force(query, key, value, kernel, dilation, rpb, scale):
+    """One pixel at a time: the window is found by searching for the K nearest pixels of the same residue."""
+
+    def window(position, length):
+        group = [p for p in range(length) if p % dilation == position % dilation]
+        place = group.index(position)
+        first = min(max(place - kernel // 2, 0), len(group) - kernel)
+        return [(p, (p - position) // dilation + kernel - 1) for p in group[first : first + kernel]]
+
+    height, width = query.shape[2:4]
+    output = torch.zeros_like(query)
+    for y in range(height):
+        for x in range(width):
+            pairs = [(a, b) for a in window(y, height) for b in window(x, width)]
+            keys = torch.stack([key[:, :, a[0], b[0]] for a, b in pairs], 2)
+            values = torch.stack([value[:, :, a[0], b[0]] for a, b in pairs], 2)
+            logits = (query[:, :, y, x, None] * keys).sum(-1) * scale
+            if rpb is not None:
+                logits = logits + torch.stack([rpb[:, a[1], b[1]] for a, b in pairs], -1)
+            output[:, :, y, x] = (logits.softmax(-1)[..., None] * values).sum(2)
+    return output
+
+
+def make(shape, kernel, dtype=torch.float32, bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
+    side = 2 * kernel - 1
+    rpb = torch.randn(shape[1], side, side, generator=generator, dtype=torch.float64).to(dtype) if bias else None
+    return q, k, v, rpb
+
+
+CASES = [
+    # batch, heads, height, width, channels, kernel, dilation, bias
+    (1, 1, 3, 3, 4, 3, 1, True),
+    (2, 2, 7, 5, 8, 3, 1, True),
+    (1, 3, 9, 14, 8, 7, 1, False),
+    (1, 2, 13, 11, 32, 11, 1, True),
+    (1, 2, 11, 9, 8, 3, 2, True),
+    (1, 1, 17, 12, 4, 5, 2, True),
+    (1, 1, 23, 25, 4, 7, 3, True),
+    (1, 1, 50, 49, 2, 3, 16, True),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "x".join(map(str, case)))
+def test_equals_loop_over_pixels(backend, case):
+    *shape, kernel, dilation, bias = case
+    inputs = [x if x is None else x.requires_grad_() for x in make(shape, kernel, bias=bias)]
+    exact_inputs = [x if x is None else x.detach().double().requires_grad_() for x in inputs]
+    exact = brute_force(*exact_inputs[:3], kernel, dilation, exact_inputs[3], 0.37)
+    with use_backend(backend):
+        ours = neighborhood_attention_2d(*inputs[:3], kernel, dilation, inputs[3], 0.37)
+    torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=0)
+    direction = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
+    exact.backward(direction.double())
+    ours.backward(direction)
+    for mine, true in zip(inputs, exact_inputs):
+        if mine is not None:
+            torch.testing.assert_close(mine.grad.double(), true.grad, atol=1e-5 * max(1, true.grad.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradcheck(backend):
+    inputs = [x.requires_grad_() for x in make((1, 2, 5, 7, 3), 3, torch.float64)]
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(lambda q, k, v, r: neighborhood_attention_2d(q, k, v, 3, 1, r), inputs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_only_input_rounding(backend, dtype):
+    q, k, v, rpb = make((1, 2, 9, 8, 16), 5, dtype)
+    with use_backend("reference"):
+        exact = neighborhood_attention_2d(q.double(), k.double(), v.double(), 5, 1, rpb.double())
+    with use_backend(backend):
+        ours = neighborhood_attention_2d(q, k, v, 5, 1, rpb)
+    assert ours.dtype == dtype
+    # fp32 inside: what remains is the rounding of the result, half a unit in the last place
+    assert ((ours.double() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps / 2 + 1e-5).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_non_contiguous_input(backend):
+    q, k, v, rpb = make((1, 2, 6, 7, 8), 3)
+    strided = [x.permute(0, 2, 3, 1, 4).contiguous().permute(0, 3, 1, 2, 4) for x in (q, k, v)]
+    with use_backend(backend):
+        torch.testing.assert_close(
+            neighborhood_attention_2d(*strided, 3, 1, rpb),
+            neighborhood_attention_2d(q, k, v, 3, 1, rpb),
+            atol=1e-6,
+            rtol=0,
+        )
+
+
+def test_pad_to_window():
+    x = torch.ones(2, 5, 30, 3)
+    padded = pad_to_window(x, 7, 3)
+    assert padded.shape == (2, 21, 30, 3)
+    assert padded[:, :5].eq(1).all() and padded[:, 5:].eq(0).all()
+    assert pad_to_window(x, 5) is x
+
+
+def test_errors_name_the_problem():
+    q, k, v, rpb = make((1, 2, 6, 7, 8), 3)
+    with pytest.raises(ValueError, match=r"6 x 7 map is smaller than kernel_size \* dilation = 3 \* 3"):
+        neighborhood_attention_2d(q, k, v, 3, 3)
+    with pytest.raises(ValueError, match="kernel_size must be odd and positive; got 4"):
+        neighborhood_attention_2d(q, k, v, 4)
+    with pytest.raises(ValueError, match=r"rpb must be .*\(2, 5, 5\)"):
+        neighborhood_attention_2d(q, k, v, 3, 1, rpb[:1])
+    with pytest.raises(ValueError, match="one shape"):
+        neighborhood_attention_2d(q, k[:, :1], v, 3)
+    with pytest.raises(TypeError, match="one floating dtype"):
+        neighborhood_attention_2d(q, k.half(), v, 3)
