@@ -1,5 +1,7 @@
 """SegGPT (arXiv:2304.03284) for Detectron2: segment anything from examples in context."""
 
-from seggpt.config import add_seggpt_config
+from segcore.lazy import attach
 
 __all__ = ["add_seggpt_config"]
+
+__getattr__, __dir__ = attach(__name__, {"add_seggpt_config": ".config"})
