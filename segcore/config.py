@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from detectron2.config import CfgNode as CN
 
 
@@ -19,6 +20,8 @@ def add_segcore_config(cfg: CN) -> None:
     solver.AMP.DTYPE = "float16"          # or "bfloat16"; fp16 needs CUDA
     solver.EMA = CN({"ENABLED": False, "DECAY": 0.9999})
 
+    # Detectron2's default is "cuda" everywhere; ours is what the machine has ("auto" is resolved likewise).
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
     cfg.DATALOADER.PERSISTENT_WORKERS = True
 

@@ -1,0 +1,20 @@
+"""Evaluation of panoptic, instance and semantic segmentation on registered data sets."""
+
+from .builder import build_evaluator, evaluate_tasks
+from .instance_evaluator import InstanceEvaluator
+from .panoptic_evaluator import PanopticEvaluator
+from .panoptic_quality import PanopticStat, panoptic_quality
+from .results import metrics_table, write_metrics
+from .semantic_evaluator import SemanticEvaluator
+
+__all__ = [
+    "InstanceEvaluator",
+    "PanopticEvaluator",
+    "PanopticStat",
+    "SemanticEvaluator",
+    "build_evaluator",
+    "evaluate_tasks",
+    "metrics_table",
+    "panoptic_quality",
+    "write_metrics",
+]

@@ -1,0 +1,141 @@
+"""Detectron2's checkpointer, for every format, checked before it copies."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import detectron2.utils.comm as comm
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
+
+from .converters import find_converter, known_formats, rules_for
+from .files import atomic_path
+from .matching import LoadReport, match
+from .reading import RawCheckpoint, read_checkpoint
+
+
+class Checkpointer(DetectionCheckpointer):
+    """Saves and loads a model and the state of its training.
+
+    `load` takes our own `.pth` and `.safetensors`, and whatever format a model
+    package has registered (official checkpoints, ImageNet backbones, Hugging Face
+    folders and `hf:ORG/NAME`).  The file is checked against the model first; one
+    that does not fit raises and leaves the model untouched.  The number of
+    classes alone may differ: then only the class head keeps its initial values.
+    Every load says what matched, what is missing and what was not used.
+
+    Attributes:
+        last_report: the `LoadReport` of the last load, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.last_report: LoadReport | None = None
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load the model and the checkpointables that the file holds.
+
+        Args:
+            path: file, Hugging Face folder, URL or `hf:ORG/NAME[@REVISION]`; empty loads nothing.
+            checkpointables: which of them to load; all by default, none with an empty list.
+
+        Returns:
+            What the file holds besides (`iteration`, ...).
+
+        Raises:
+            FileNotFoundError, OSError: if it is not there or cannot be downloaded.
+            ValueError: if it is damaged or of another architecture; nothing is
+                loaded then.
+        """
+        if not path:
+            self._say(["no weights given: the model keeps its initial values"])
+            return {}
+        raw = read_checkpoint(path)
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        wanted = [name for name in names if name in raw.extra]
+        tensors, report = self._prepare(raw)
+        if report.class_head_reset and wanted:
+            got, expected = report.num_classes
+            raise ValueError(
+                f"cannot resume from {raw.source}: its class head has {got} outputs, the model's {expected}; "
+                "start a new run with MODEL.WEIGHTS set to that file and without --resume"
+            )
+        self._copy(tensors)
+        self.last_report = report
+        self._say(report.lines())
+        for name in wanted:
+            self.checkpointables[name].load_state_dict(raw.extra.pop(name))
+        return raw.extra
+
+    def _prepare(self, raw: RawCheckpoint) -> tuple[dict[str, torch.Tensor], LoadReport]:
+        """Convert and check; touches nothing."""
+        model_state = self.model.state_dict()
+        rules = rules_for(model_state)
+        # A foreign format may share a few names with ours; a native file shares most of them.
+        shared = sum(key in model_state for key in raw.state)
+        converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state, model_state)
+        if converter is not None:
+            if raw.config is not None:
+                converter.check_config(raw.config, self.model)
+            state = converter.convert(raw.state, self.model)
+            return match(state, model_state, rules, raw.source, converter.name, converter.optional)
+        if not shared:
+            formats = ", ".join(known_formats(model_state)) or "none registered"
+            raise ValueError(
+                f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model "
+                f"and is in none of the known formats ({formats}); "
+                f"its first keys are {', '.join(list(raw.state)[:3])}"
+            )
+        return match(raw.state, model_state, rules, raw.source)
+
+    def _copy(self, tensors: dict[str, torch.Tensor]) -> None:
+        # Through load_state_dict, so that a module may react to a load.  Without
+        # `_metadata`: names were settled by the keys, and a hook that renames by
+        # version would corrupt files that were saved without one.
+        result = self.model.load_state_dict(dict(tensors), strict=False)
+        assert not result.unexpected_keys, result.unexpected_keys
+
+    def _say(self, lines: list[str]) -> None:
+        """Log the lines, or print them where logging is not set up: silence would hide a partial load."""
+        logged = self.logger.hasHandlers() and self.logger.isEnabledFor(logging.INFO)
+        for line in lines:
+            if logged:
+                self.logger.info(line)
+            elif comm.is_main_process():
+                print(line)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write `save_dir/name.pth` with the model, the checkpointables and `kwargs`, whole or not at all."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        basename = f"{name}.pth"
+        if os.path.basename(basename) != basename:
+            raise ValueError(
+                f"checkpoint name {name!r} must not contain a folder; the folder is {self.save_dir}"
+            )
+        data = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, basename)
+        self.logger.info(f"Saving checkpoint to {path}")
+        with atomic_path(path) as temporary:
+            torch.save(data, temporary)
+        self.tag_last_checkpoint(basename)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the newest checkpoint in `save_dir/last_checkpoint`."""
+        with (
+            atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary,
+            open(temporary, "w", encoding="utf-8") as stream,
+        ):
+            stream.write(last_filename_basename)

@@ -1,0 +1,46 @@
+"""Every test set in one pass each, every task with its own token, one table at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from detectron2.utils import comm
+from torch import nn
+
+from segcore.data import build_test_loader
+from segcore.engine.step import unwrap
+from segcore.evaluation import evaluate_tasks, metrics_table, write_metrics
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
+    """Evaluate a model on every set of `DATASETS.TEST`, on the tasks of `TEST.TASKS`.
+
+    Returns:
+        {data set: {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}}, in the
+        config's order; on other processes than the first the inner dicts are empty.
+    """
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_test_loader(cfg, name)
+        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", name)
+        results[name] = evaluate_tasks(unwrap(model), loader, name, list(cfg.TEST.TASKS), output_dir)
+    return results
+
+
+def log_table(results: dict[str, dict]) -> None:
+    """Log the table of an evaluation in the middle of a training (first process only)."""
+    if comm.is_main_process():
+        logger.info("\n%s", metrics_table(results))
+
+
+def report(cfg, results: dict[str, dict]) -> None:
+    """Print the table of all metrics and write `OUTPUT_DIR/metrics_final.json` (first process only)."""
+    if not comm.is_main_process():
+        return
+    print(metrics_table(results), flush=True)
+    path = os.path.join(cfg.OUTPUT_DIR, "metrics_final.json")
+    write_metrics(results, path)
+    logger.info("metrics written to %s", path)

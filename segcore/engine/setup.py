@@ -1,0 +1,288 @@
+"""Command line -> checked config. A mistake ends here, before anything is built or written."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from segcore.data import MAPPER_REGISTRY
+from segcore.engine.hooks import WRITERS
+from segcore.engine.step import build_precision
+from segcore.solver import OPTIMIZERS, build_gradient_clipper, schedule_names
+
+TASKS = ("panoptic", "instance", "semantic")
+
+AddConfig = Callable[[CfgNode], None]
+
+
+class ConfigError(ValueError):
+    """What a user asked for cannot be; the message says what, and what would do."""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's: --config-file --resume --eval-only --num-gpus --num-machines ... KEY VALUE ..."""
+    parser = default_argument_parser()
+    # A free port each time: two trainings on one machine must not share one.
+    parser.set_defaults(dist_url="auto")
+    return parser
+
+
+# -- reading --------------------------------------------------------------------
+
+
+def build_config(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) -> CfgNode:
+    """Defaults, then the file, then KEY VALUE pairs; validated and frozen.
+
+    Args:
+        args: of `argument_parser()`.
+        add_config_fns: each declares a package's keys on a config, in place.
+
+    Raises:
+        ConfigError: for an unknown key (the nearest known one is suggested), a value of
+            the wrong type, or settings that contradict each other or the machine.
+    """
+    cfg = get_cfg()
+    for add_config in add_config_fns:
+        add_config(cfg)
+    if args.config_file:
+        _merge_file(cfg, args.config_file)
+    _merge_pairs(cfg, args.opts or [])
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = default_device()
+    if "IS_TRAIN" in cfg.MODEL:
+        cfg.MODEL.IS_TRAIN = not args.eval_only
+    validate(cfg, training=not args.eval_only)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+        raise ConfigError(
+            "--eval-only needs weights: add MODEL.WEIGHTS PATH, or --resume for the last checkpoint in "
+            f"OUTPUT_DIR ({cfg.OUTPUT_DIR})"
+        )
+    cfg.freeze()
+    return cfg
+
+
+def setup(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) -> CfgNode:
+    """`build_config`, then Detectron2's set-up: output folder, logger, a copy of the config, seeds."""
+    add_config_fns = list(add_config_fns)
+    cfg = build_config(args, add_config_fns)
+    default_setup(cfg, args)
+    for package in {"segcore", *(add.__module__.split(".")[0] for add in add_config_fns)}:
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
+    return cfg
+
+
+def architecture_of(args: argparse.Namespace) -> str | None:
+    """The `MODEL.META_ARCHITECTURE` that the file or the command line names; None if neither does.
+
+    It is needed before the config can be built, because each model declares its own keys.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+    key = "MODEL.META_ARCHITECTURE"
+    pairs = list(args.opts or [])
+    if key in pairs[0::2]:
+        return dict(zip(pairs[0::2], pairs[1::2])).get(key)
+    if not args.config_file:
+        return None
+    return _read_file(args.config_file).get("MODEL", {}).get("META_ARCHITECTURE")
+
+
+def default_device() -> str:
+    """The word for `MODEL.DEVICE` on this machine."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _read_file(path: str) -> dict:
+    if not os.path.isfile(path):
+        raise ConfigError(f"config file {path!r} does not exist")
+    try:
+        return CfgNode.load_yaml_with_base(path, allow_unsafe=False)
+    except (yaml.YAMLError, FileNotFoundError) as error:
+        raise ConfigError(f"config file {path!r} cannot be read: {error}") from error
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    _check_keys(cfg, list(_leaves(_read_file(path))), f"{path} (or a _BASE_ of it)")
+    try:
+        cfg.merge_from_file(path, allow_unsafe=False)
+    except ValueError as error:  # yacs: a value of the wrong type
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
+    if len(pairs) % 2:
+        raise ConfigError(f"settings are pairs KEY VALUE, but {pairs[-1]!r} has no value")
+    _check_keys(cfg, list(pairs[0::2]), "the command line")
+    try:
+        cfg.merge_from_list(list(pairs))
+    except ValueError as error:
+        raise ConfigError(f"the command line: {error}") from error
+
+
+def _leaves(node: dict, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _check_keys(cfg: CfgNode, keys: Sequence[str], where: str) -> None:
+    unknown = [key for key in keys if not _is_known(cfg, key)]
+    if not unknown:
+        return
+    known = list(_leaves(cfg))
+    lines = [f"{key}{_suggestion(key, known)}" for key in unknown]
+    raise ConfigError(f"unknown config key in {where}: " + "; ".join(lines))
+
+
+def _is_known(cfg: CfgNode, key: str) -> bool:
+    node = cfg
+    for part in key.split("."):
+        if not isinstance(node, CfgNode):
+            return False
+        if part not in node:
+            return node.is_new_allowed()
+        node = node[part]
+    return True
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)`, the nearest of `known` by the whole word or by its last part; or nothing."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
+    if not near:
+        tails = {key.rsplit(".", 1)[-1]: key for key in known}
+        near = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, n=1, cutoff=0.75)]
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+# -- checking -------------------------------------------------------------------
+
+
+def validate(cfg: CfgNode, *, training: bool) -> None:
+    """Check what can be known before anything is built.
+
+    Raises:
+        ConfigError: for the first thing that is wrong.
+    """
+    _check_device(cfg)
+    _check_architecture(cfg)
+    _check_tasks(cfg)
+    _check_datasets(cfg, training)
+    _check_mapper(cfg)
+    if training:
+        _check_solver(cfg)
+        _check_writers(cfg)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _check_device(cfg: CfgNode) -> None:
+    device = torch.device(cfg.MODEL.DEVICE)
+    _require(
+        device.type != "cuda" or torch.cuda.is_available(),
+        f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} but PyTorch finds no CUDA device here; use MODEL.DEVICE cpu",
+    )
+
+
+def _check_architecture(cfg: CfgNode) -> None:
+    name = cfg.MODEL.META_ARCHITECTURE
+    known = [key for key, _ in META_ARCH_REGISTRY]
+    _require(
+        name in known,
+        f"MODEL.META_ARCHITECTURE is {name!r}, which no imported package registers{_suggestion(name, known)}",
+    )
+
+
+def _check_tasks(cfg: CfgNode) -> None:
+    tasks = list(cfg.TEST.TASKS)
+    _require(
+        bool(tasks) and set(tasks) <= set(TASKS) and len(set(tasks)) == len(tasks),
+        f"TEST.TASKS is {tasks}; expected one or more of {list(TASKS)}, each once",
+    )
+    probabilities = cfg.INPUT.get("TASK_PROB")
+    if probabilities is None:
+        return
+    values = dict(probabilities)
+    _require(
+        all(p >= 0 for p in values.values()) and abs(sum(values.values()) - 1.0) < 1e-6,
+        f"INPUT.TASK_PROB is {values}; expected probabilities >= 0 that sum to 1, "
+        f"but they sum to {sum(values.values()):g}",
+    )
+
+
+def _check_datasets(cfg: CfgNode, training: bool) -> None:
+    keys = ["TRAIN", "TEST"] if training else ["TEST"]
+    known = DatasetCatalog.list()
+    for key in keys:
+        names = cfg.DATASETS[key]
+        _require(isinstance(names, (tuple, list)), f"DATASETS.{key} is {names!r}; expected a list of names")
+        for name in names:
+            _require(
+                name in known,
+                f"DATASETS.{key} names {name!r}, which is not registered{_suggestion(name, known)}",
+            )
+    _require(not training or len(cfg.DATASETS.TRAIN) > 0, "DATASETS.TRAIN is empty: nothing to train on")
+    _require(training or len(cfg.DATASETS.TEST) > 0, "DATASETS.TEST is empty: nothing to evaluate")
+
+
+def _check_mapper(cfg: CfgNode) -> None:
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    known = [key for key, _ in MAPPER_REGISTRY]
+    _require(
+        name in known,
+        f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered are {known}{_suggestion(name, known)}",
+    )
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    solver = cfg.SOLVER
+    for key in ("IMS_PER_BATCH", "MAX_ITER", "ACCUMULATE", "CHECKPOINT_PERIOD"):
+        _require(solver[key] >= 1, f"SOLVER.{key} is {solver[key]}; expected at least 1")
+    _require(
+        solver.OPTIMIZER in OPTIMIZERS,
+        f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; expected one of {sorted(OPTIMIZERS)}",
+    )
+    _require(
+        solver.LR_SCHEDULER_NAME in schedule_names(),
+        f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; expected one of {schedule_names()}",
+    )
+    decay = solver.EMA.DECAY
+    _require(0 <= decay < 1, f"SOLVER.EMA.DECAY is {decay}; expected a number in [0, 1)")
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    _require(
+        sampler == "TrainingSampler",
+        f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; only 'TrainingSampler' can be replayed from any iteration",
+    )
+    try:
+        build_gradient_clipper(cfg)
+        build_precision(cfg, torch.device(cfg.MODEL.DEVICE))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_writers(cfg: CfgNode) -> None:
+    for name in cfg.OUTPUT_WRITERS:
+        _require(name in WRITERS, f"OUTPUT_WRITERS names {name!r}; expected some of {list(WRITERS)}")
+        _require(
+            name not in ("wandb", "tensorboard") or importlib.util.find_spec(name) is not None,
+            f"OUTPUT_WRITERS names {name!r} but that package is not installed: pip install {name}, "
+            "or take it out of OUTPUT_WRITERS",
+        )

@@ -1,0 +1,244 @@
+"""Panoptic quality (Kirillov et al., arXiv:1801.00868) with COCO's rules for void and crowd.
+
+For one image, with id 0 = void in both maps and |.| = number of pixels:
+
+1. IoU(p, g) = |p and g| / (|p| + |g| - |p and g| - |p and void|): void ground truth neither helps nor harms.
+2. p and g match when their categories agree, g is no crowd and IoU > 0.5. Segments do not overlap, so a
+   segment matches at most once.
+3. A ground-truth segment left over is a false negative, unless it is a crowd. One that the JSON lists and the
+   PNG does not show has no pixels and so is a false negative.
+4. A predicted segment left over is a false positive, unless more than half of it lies on void or on a crowd
+   of its category. When an image has several crowds of one category, the one listed last counts: COCO's own
+   evaluator does so, and our numbers are meant to be comparable with its.
+
+Per category, PQ = sum of matched IoU / (TP + FP/2 + FN/2) = SQ * RQ; a group of categories (all, things,
+stuff) averages those that occur in the ground truth or the prediction of any image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from .pairs import count_table, pair_runs, positions
+
+# A matched IoU is a double in (0.5, 1], hence a whole multiple of 2**-53. Summed as Python integers in this
+# unit the total is exact, so that it does not depend on the order of images nor on how they were spread over
+# processes.
+_IOU_UNIT = 2**53
+
+
+class PanopticStat:
+    """True positives, false positives, false negatives and summed IoU per category, over any number of
+    images.
+
+    Add images with `merge` (or `+=`); any order and any grouping gives the same numbers to the last bit.
+
+    Args:
+        categories: COCO category dicts, [{"id", "isthing", ...}], or a mapping id -> such a dict.
+
+    Attributes:
+        is_thing: category id -> bool.
+        counts: category id -> [TP, FP, FN, summed IoU in units of 2**-53], for categories that occurred.
+    """
+
+    def __init__(self, categories: Iterable[Mapping] | Mapping[int, Mapping]):
+        self.is_thing = _category_table(categories)
+        self.counts: dict[int, list[int]] = {}
+
+    def merge(self, other: PanopticStat) -> PanopticStat:
+        """Add the images of `other`; returns self. Raises ValueError if the categories differ."""
+        if other.is_thing is not self.is_thing and other.is_thing != self.is_thing:
+            raise ValueError(
+                f"cannot add panoptic statistics over different categories: got {sorted(other.is_thing)}, "
+                f"expected {sorted(self.is_thing)}"
+            )
+        for category, counts in other.counts.items():
+            mine = self._of(category)
+            for k, count in enumerate(counts):
+                mine[k] += count
+        return self
+
+    __iadd__ = merge
+
+    def __add__(self, other: PanopticStat) -> PanopticStat:
+        return PanopticStat.over(self.is_thing).merge(self).merge(other)
+
+    @classmethod
+    def over(cls, is_thing: dict[int, bool]) -> PanopticStat:
+        """An empty statistic that shares an existing `is_thing` table (thousands of images, one table)."""
+        stat = cls.__new__(cls)
+        stat.is_thing, stat.counts = is_thing, {}
+        return stat
+
+    def add(self, category: int, tp: int = 0, fp: int = 0, fn: int = 0, iou: float = 0.0) -> None:
+        """Count segments of one category; `iou` is that of ONE match, in (0.5, 1], or 0 without a match."""
+        counts = self._of(category)
+        counts[0] += tp
+        counts[1] += fp
+        counts[2] += fn
+        counts[3] += int(iou * _IOU_UNIT)
+
+    def _of(self, category: int) -> list[int]:
+        return self.counts.setdefault(category, [0, 0, 0, 0])
+
+    def per_category(self) -> dict[int, dict[str, float]]:
+        """Category id -> {"pq", "sq", "rq" in [0, 1], "tp", "fp", "fn"}, for the categories that occurred."""
+        return {category: _qualities(*counts) for category, counts in sorted(self.counts.items())}
+
+    def result(self) -> dict[str, dict[str, float]]:
+        """{"All", "Things", "Stuff"} -> {"pq", "sq", "rq" in [0, 1], "n": categories averaged}.
+
+        A group in which no category occurred has nothing to average: NaN, with n = 0.
+        """
+        rows = self.per_category()
+        groups = {"All": (True, False), "Things": (True,), "Stuff": (False,)}
+        return {
+            name: _mean([row for category, row in rows.items() if self.is_thing[category] in kinds])
+            for name, kinds in groups.items()
+        }
+
+
+def panoptic_quality(
+    pred_ids: np.ndarray,
+    pred_segments: Sequence[Mapping],
+    gt_ids: np.ndarray,
+    gt_segments: Sequence[Mapping],
+    categories: Iterable[Mapping] | Mapping[int, Mapping],
+) -> PanopticStat:
+    """Match the segments of one image and count what panoptic quality needs.
+
+    Args:
+        pred_ids, gt_ids: (H, W) segment ids, any integer dtype, 0 = void; arrays or CPU tensors.
+        pred_segments: [{"id", "category_id"}], category ids as in `categories`.
+        gt_segments: [{"id", "category_id", "iscrowd" (optional)}].
+        categories: COCO category dicts with "id" and "isthing", or a mapping id -> such a dict.
+
+    Returns:
+        The statistic of this image; add up those of several with `+=` and read it with `.result()`.
+
+    Raises:
+        ValueError: the maps differ in size; a segment has id 0, an id twice or an unknown category; a map
+            shows an id that its segments do not list; a predicted segment is listed but has no pixel.
+        TypeError: a map is not of integers.
+
+    Source: arXiv:1801.00868, eq. 1; the rules in full are in the module's docstring.
+    """
+    return match_segments(pred_ids, pred_segments, gt_ids, gt_segments, PanopticStat(categories))
+
+
+def match_segments(pred_ids, pred_segments, gt_ids, gt_segments, stat: PanopticStat) -> PanopticStat:
+    """Like `panoptic_quality`, counting into `stat` (which is returned); on an error `stat` is untouched."""
+    pred = _Segments("prediction", pred_ids, pred_segments, stat.is_thing)
+    gt = _Segments("ground truth", gt_ids, gt_segments, stat.is_thing)
+    if pred.map.shape != gt.map.shape:
+        raise ValueError(
+            f"the prediction is {_size(pred.map)} but the ground truth {_size(gt.map)} (height x width); "
+            "resize the prediction to the image's original size"
+        )
+    table = _overlaps(pred, gt)
+    pred_area = table[1:].sum(axis=1)
+    if not pred_area.all():
+        raise ValueError(
+            f"the prediction lists segments {pred.ids[pred_area == 0].tolist()} that have no pixel in its "
+            "map; leave them out of its segments"
+        )
+    _count(stat, pred, gt, table, pred_area)
+    return stat
+
+
+class _Segments:
+    """One side of the comparison: the id map with its segments as arrays."""
+
+    def __init__(self, side: str, ids, segments: Sequence[Mapping], is_thing: Mapping[int, bool]):
+        self.side = side
+        self.map = np.asarray(ids)
+        if self.map.dtype.kind not in "iu":
+            raise TypeError(f"the {side}'s segment ids must be integers, got an array of {self.map.dtype}")
+        if self.map.ndim != 2:
+            raise ValueError(f"the {side}'s segment ids must be a (height, width) map, got {self.map.shape}")
+        self.ids = np.array([s["id"] for s in segments], dtype=np.int64)
+        self.categories = np.array([s["category_id"] for s in segments], dtype=np.int64)
+        self.crowd = np.array([bool(s.get("iscrowd", 0)) for s in segments], dtype=bool)
+        if len(set(self.ids.tolist())) != len(self.ids) or (self.ids == 0).any():
+            raise ValueError(
+                f"the {side}'s segments must have distinct ids other than 0 (void), got {self.ids.tolist()}"
+            )
+        unknown = sorted(set(self.categories.tolist()) - is_thing.keys())
+        if unknown:
+            raise ValueError(
+                f"the {side}'s segments have categories {unknown}, which are not among the data set's: "
+                f"{sorted(is_thing)}"
+            )
+
+    def positions(self, labels: np.ndarray) -> np.ndarray:
+        """0 for void, k + 1 for the k-th segment; an id that is neither is an error."""
+        found = positions(labels, self.ids)
+        unknown = np.unique(labels[(found == 0) & (labels != 0)])
+        if unknown.size:
+            raise ValueError(
+                f"the {self.side}'s map shows segment ids {unknown[:10].tolist()} that its segments do not "
+                f"list; listed are {self.ids.tolist()[:50]} (0 is void)"
+            )
+        return found
+
+
+def _overlaps(pred: _Segments, gt: _Segments) -> np.ndarray:
+    """(P + 1, G + 1) pixels in common; row and column 0 are void."""
+    pred_labels, gt_labels, lengths = pair_runs(pred.map, gt.map)
+    shape = (len(pred.ids) + 1, len(gt.ids) + 1)
+    return count_table(pred.positions(pred_labels), gt.positions(gt_labels), lengths, shape)
+
+
+def _count(
+    stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray
+) -> None:
+    """Rules 1 to 4 of the module's docstring on the table of overlaps."""
+    common, on_void = table[1:, 1:], table[1:, 0]
+    gt_area = table[:, 1:].sum(axis=0)
+    union = (pred_area - on_void)[:, None] + gt_area[None, :] - common
+    comparable = (pred.categories[:, None] == gt.categories[None, :]) & ~gt.crowd[None, :]
+    matched = comparable & (2 * common > union)  # IoU > 1/2 without rounding
+
+    for p, g in zip(*np.nonzero(matched)):
+        stat.add(int(gt.categories[g]), tp=1, iou=float(common[p, g] / union[p, g]))
+    for category in gt.categories[~matched.any(axis=0) & ~gt.crowd].tolist():
+        stat.add(category, fn=1)
+    excused = 2 * (on_void + _on_crowd(pred, gt, common)) > pred_area
+    for category in pred.categories[~matched.any(axis=1) & ~excused].tolist():
+        stat.add(category, fp=1)
+
+
+def _on_crowd(pred: _Segments, gt: _Segments, common: np.ndarray) -> np.ndarray:
+    """(P,) pixels of each predicted segment on the crowd of its category (the one listed last, rule 4)."""
+    crowd_of = {int(gt.categories[g]): g for g in np.flatnonzero(gt.crowd)}
+    pixels = np.zeros(len(pred.ids), dtype=np.int64)
+    for p, category in enumerate(pred.categories.tolist()):
+        if category in crowd_of:
+            pixels[p] = common[p, crowd_of[category]]
+    return pixels
+
+
+def _category_table(categories) -> dict[int, bool]:
+    if isinstance(categories, Mapping):
+        return {int(key): bool(value["isthing"]) for key, value in categories.items()}
+    return {int(category["id"]): bool(category["isthing"]) for category in categories}
+
+
+def _qualities(tp: int, fp: int, fn: int, iou_units: int) -> dict[str, float]:
+    iou = iou_units / _IOU_UNIT  # Python rounds the quotient of integers once, correctly
+    size = tp + fp / 2 + fn / 2
+    return {"pq": iou / size, "sq": iou / tp if tp else 0.0, "rq": tp / size, "tp": tp, "fp": fp, "fn": fn}
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    n = len(rows)
+    return {
+        **{key: sum(row[key] for row in rows) / n if n else float("nan") for key in ("pq", "sq", "rq")},
+        "n": n,
+    }
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}x{array.shape[1]}"
