@@ -6,8 +6,8 @@ The relative terms use the query before scaling (arXiv:2112.01526, sec. 4.1; the
 
 Shapes:  B batch, n heads, d channels of a head; keys cover a grid of H x W tokens, queries a band of
          G x W of them (G = H unless only some rows are wanted), both row by row.
-Every form takes (q (B, n, G*W, d), k and v (B, n, H*W, d), rel_h (G, H, d), rel_w (W, W, d))
-and returns (B, n, G*W, d).
+Every form takes (q (B, n, G*W, d), k and v (B, n, H*W, d), rel_h (G, H, d), rel_w (W, W, d),
+key_bias (B, H*W) or None, added to the scores of every query) and returns (B, n, G*W, d).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+HIDE = -1e4   # a key bias that no score outweighs, and that half precision can hold
 
 
 def relative_logits(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,15 +30,19 @@ def relative_logits(q: Tensor, rel_h: Tensor, rel_w: Tensor) -> tuple[Tensor, Te
     return by_row.reshape(*q.shape[:3], keys), by_col.reshape(*q.shape[:3], cols)
 
 
-def attend_materialised(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+def attend_materialised(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor,
+                        key_bias: Tensor | None = None) -> Tensor:
     """The formula as written: every score of every head at once. The reference for the others."""
     by_row, by_col = relative_logits(q, rel_h, rel_w)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    bias = by_row[..., :, None] + by_col[..., None, :]
-    return (scores + bias.flatten(-2)).softmax(-1) @ v
+    scores = scores + (by_row[..., :, None] + by_col[..., None, :]).flatten(-2)
+    if key_bias is not None:
+        scores = scores + key_bias[:, None, None, :]
+    return scores.softmax(-1) @ v
 
 
-def attend_widened(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+def attend_widened(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor,
+                   key_bias: Tensor | None = None) -> Tensor:
     """Fused attention: the relative terms ride in extra channels of q against one-hot channels of k.
 
     Nothing of size (queries x keys) is stored, forward or backward; q.k costs (d + H + W) / d as much.
@@ -47,6 +53,9 @@ def attend_widened(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
     col = torch.eye(cols, dtype=k.dtype, device=k.device).repeat(keys, 1)
     place = torch.cat([row, col], -1).expand(*k.shape[:2], -1, -1)
     wide_k = torch.cat([k, place], -1)
+    if key_bias is not None:
+        wide_q = F.pad(wide_q, (0, 1), value=1.0)
+        wide_k = torch.cat([wide_k, key_bias[:, None, :, None].to(k.dtype).expand(-1, k.shape[1], -1, 1)], -1)
     # Fused kernels want a multiple of 8 channels; the one for CPUs also wants v as wide as q.
     pad = -wide_q.shape[-1] % 8
     wide_q, wide_k = F.pad(wide_q, (0, pad)), F.pad(wide_k, (0, pad))
@@ -56,13 +65,15 @@ def attend_widened(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor
 
 
 @torch.no_grad()
-def attend_tiled(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+def attend_tiled(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor,
+                 key_bias: Tensor | None = None) -> Tensor:
     """One head at a time through one score buffer that is never freed in between.
 
     Inference on CPUs: the buffer stays in cache and its pages stay mapped, which costs less than
     what a fused kernel saves. No gradient.
     """
     (rows, keys, _), cols, dim, batch = rel_h.shape, rel_w.shape[0], q.shape[-1], q.shape[0]
+    heads = q.shape[1]
     # fp32: torch adds half-precision operands that are broadcast four times slower on CPUs
     by_row, by_col = (t.flatten(0, 1).float() for t in relative_logits(q, rel_h, rel_w))
     q, k, v = (t.flatten(0, 1).contiguous() for t in (q, k, v))
@@ -71,6 +82,8 @@ def attend_tiled(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) 
     out = torch.empty_like(q)
     for i in range(q.shape[0]):
         torch.add(by_row[i, :, :, None], by_col[i, :, None, :], out=bias.view(-1, keys, cols))
+        if key_bias is not None:
+            bias += key_bias[i // heads]
         if bias is not scores:
             scores.copy_(bias)
         torch.baddbmm(scores, q[i:i + 1], k[i:i + 1].transpose(1, 2), alpha=dim**-0.5, out=scores)
@@ -79,13 +92,15 @@ def attend_tiled(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) 
     return out.unflatten(0, (batch, -1))
 
 
-def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+def attend_flex(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor,
+                key_bias: Tensor | None = None) -> Tensor:
     """`flex_attention` with the two terms added inside the kernel; compiled at first use, for CUDA."""
     cols = rel_w.shape[0]
     by_row, by_col = relative_logits(q, rel_h, rel_w)
 
     def add_relative(score, b, h, q_idx, k_idx):
-        return score + by_row[b, h, q_idx, k_idx // cols] + by_col[b, h, q_idx, k_idx % cols]
+        score = score + by_row[b, h, q_idx, k_idx // cols] + by_col[b, h, q_idx, k_idx % cols]
+        return score if key_bias is None else score + key_bias[b, k_idx]
 
     return _compiled_flex()(q, k, v, score_mod=add_relative)
 
@@ -142,7 +157,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         return qkv.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor,
+               key_bias: Tensor | None = None) -> Tensor:
         """Heads attended and put side by side again: (B, N, C), before `proj`."""
-        out = choose_form(self.form, q)(q, k, v, rel_h, rel_w)
+        out = choose_form(self.form, q)(q, k, v, rel_h, rel_w, key_bias)
         return out.transpose(1, 2).flatten(2)

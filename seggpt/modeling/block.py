@@ -60,7 +60,7 @@ class Block(nn.Module):
         return self._feed_forward(x + self.drop_path(attended))
 
     def forward_halves(self, prompt: Tensor, query: Tensor, rel_h: Tensor, rel_w: Tensor,
-                       last_row_only: bool = False) -> tuple[Tensor, Tensor]:
+                       last_row_only: bool = False, key_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The block on K prompt halves that share one query half: the feature ensemble, stored once.
 
         What a query token attends to is averaged over the prompts (SegGPT sec. 3.2), so its K copies
@@ -70,6 +70,7 @@ class Block(nn.Module):
             prompt: (B, K, l, C). query: (B, l, C).
             last_row_only: of the prompt halves return the bottom token row alone, which is all that
                 the decoder of the query half can see of them; after the last block.
+            key_bias: (B, K, 2 * l), added to the scores of every canvas's tokens as keys.
 
         Returns:
             prompt (B, K, l or W, C) and query (B, l, C).
@@ -81,7 +82,7 @@ class Block(nn.Module):
         rel_h = rel_h[(half - keep) // width:]
         attended = self.attn.attend(
             torch.cat([p_q[:, :, half - keep:], q_q], 2), torch.cat([p_k, q_k], 2), torch.cat([p_v, q_v], 2),
-            rel_h, rel_w).unflatten(0, (batch, k))
+            rel_h, rel_w, None if key_bias is None else key_bias.flatten(0, 1)).unflatten(0, (batch, k))
         prompt = prompt[:, :, half - keep:] + self.drop_path(self.attn.proj(attended[:, :, :keep]))
         query = query + self.drop_path(self.attn.proj(attended[:, :, keep:].mean(1)))
         return self._feed_forward(prompt), self._feed_forward(query)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seggpt.modeling.attention import HIDE
 from seggpt.modeling.position import GridTables
 from seggpt.modeling.seggpt import SegGPT
 
@@ -36,6 +37,7 @@ class PromptFeatures:
         image: (S, K, l, C), prompt photographs, embedded and placed.
         target: (S, P, K, l, C), target stream after the merge block, prompt half.
         query_target: (S, P, l, C), the same, query half (only mask tokens went in).
+        padding: (S, K, l), true where a token of a prompt is padding only; None when none is.
     """
 
     tables: GridTables
@@ -43,15 +45,18 @@ class PromptFeatures:
     image: Tensor
     target: Tensor
     query_target: Tensor
+    padding: Tensor | None = None
 
 
-def encode_prompts(model: SegGPT, images: Tensor, targets: Tensor, seg_type: int) -> PromptFeatures:
+def encode_prompts(model: SegGPT, images: Tensor, targets: Tensor, seg_type: int,
+                   padding: Tensor | None = None) -> PromptFeatures:
     """Run everything that does not depend on a query.
 
     Args:
         images: (S, K, 3, h, w), normalised prompt photographs.
         targets: (S, P, K, 3, h, w), their paintings, normalised likewise.
         seg_type: 0 = category, 1 = instance.
+        padding: (S, K, l) bool, tokens that nothing shall attend to.
 
     Raises:
         ValueError: if the shapes disagree or do not fit the patch grid, or seg_type is neither.
@@ -67,15 +72,16 @@ def encode_prompts(model: SegGPT, images: Tensor, targets: Tensor, seg_type: int
     target = target.unflatten(0, (sets * objects, count))
     hidden = model.mask_token[0] + model.segment_token_y[0] + place_query
     query = hidden.expand(sets * objects, -1, -1)
+    bias = _key_bias(padding, None, sets, objects, target)
     for i in range(model.merge_block + 1):
-        target, query = model.blocks[i].forward_halves(target, query, *tables.relative[i])
+        target, query = model.blocks[i].forward_halves(target, query, *tables.relative[i], key_bias=bias)
     return PromptFeatures(
         tables, seg_type, image.unflatten(0, (sets, count)),
-        target.unflatten(0, (sets, objects)), query.unflatten(0, (sets, objects)))
+        target.unflatten(0, (sets, objects)), query.unflatten(0, (sets, objects)), padding)
 
 
 def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str = "mean",
-          trim_last: bool = True) -> Tensor:
+          trim_last: bool = True, padding: Tensor | None = None) -> Tensor:
     """Paint each query under each target of the prompts, averaging over the prompts (feature ensemble).
 
     Args:
@@ -83,6 +89,8 @@ def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str 
         seam: the decoder's convolution looks one pixel row into the prompt above. "mean" shows it the
             average prompt, so that the order of prompts has no influence; "first" the first prompt,
             as the released code does (the first pixel row of the answer then depends on the order).
+        padding: (Q, l) bool, query tokens that nothing shall attend to. The cached target stream
+            does not know them: there they are mask tokens like the rest of the query half.
         trim_last: skip what the answer does not need of the last block; False only to compare cost.
 
     Returns:
@@ -96,16 +104,17 @@ def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str 
         raise RuntimeError("paint is for inference and prompt tuning: call model.eval() first")
     _check_queries(queries, prompts, model.patch_size, seam)
     count, objects, tables = queries.shape[0], prompts.target.shape[1], prompts.tables
-    prompt, query = _image_stream(model, queries, prompts)
+    prompt, query = _image_stream(model, queries, prompts, padding)
     # (Q, P, ...): every query meets every target of its prompt set
     prompt = (prompt[:, None] + prompts.target).mul(0.5).flatten(0, 1)
     query = (query[:, None] + prompts.query_target).mul(0.5).flatten(0, 1)
 
+    bias = _key_bias(prompts.padding, padding, count, objects, prompt)
     latents, last = [], model.out_blocks[-1]
     for i in range(model.merge_block, last + 1):
         if i > model.merge_block:
             trim = trim_last and i == last
-            prompt, query = model.blocks[i].forward_halves(prompt, query, *tables.relative[i], trim)
+            prompt, query = model.blocks[i].forward_halves(prompt, query, *tables.relative[i], trim, bias)
         if i in model.out_blocks:
             border = model.norm(prompt[:, :, -tables.width:])
             border = border.mean(1) if seam == "mean" else border[:, 0]
@@ -114,14 +123,30 @@ def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str 
     return painted.unflatten(0, (count, objects))
 
 
-def _image_stream(model: SegGPT, queries: Tensor, prompts: PromptFeatures) -> tuple[Tensor, Tensor]:
+def _image_stream(model: SegGPT, queries: Tensor, prompts: PromptFeatures,
+                  padding: Tensor | None) -> tuple[Tensor, Tensor]:
     """First blocks of the image stream: prompt (Q, K, l, C) and query (Q, l, C) tokens."""
     _, place = _places(model, prompts.tables, prompts.seg_type)
     query = model.patch_embed(queries) + model.segment_token_x[0] + place
     prompt = prompts.image.expand(queries.shape[0], -1, -1, -1)
+    bias = _key_bias(prompts.padding, padding, queries.shape[0], 1, prompt)
     for i in range(model.merge_block + 1):
-        prompt, query = model.blocks[i].forward_halves(prompt, query, *prompts.tables.relative[i])
+        relative = prompts.tables.relative[i]
+        prompt, query = model.blocks[i].forward_halves(prompt, query, *relative, key_bias=bias)
     return prompt, query
+
+
+def _key_bias(prompt_padding: Tensor | None, query_padding: Tensor | None, count: int, objects: int,
+              prompt: Tensor) -> Tensor | None:
+    """(count * objects, K, 2 * l) that hides padding, for prompts (..., K, l, C); None without any."""
+    if prompt_padding is None and query_padding is None:
+        return None
+    k, half = prompt.shape[-3:-1]
+    upper = prompt.new_zeros(1, k, half, dtype=torch.bool) if prompt_padding is None else prompt_padding
+    lower = prompt.new_zeros(1, half, dtype=torch.bool) if query_padding is None else query_padding
+    both = torch.cat([upper.expand(count, -1, -1), lower[:, None].expand(count, k, -1)], -1)
+    bias = torch.zeros(both.shape, dtype=prompt.dtype, device=prompt.device).masked_fill(both, HIDE)
+    return bias.repeat_interleave(objects, 0)
 
 
 def _places(model: SegGPT, tables: GridTables, seg_type: int) -> tuple[Tensor, Tensor]:

@@ -177,3 +177,22 @@ def test_wrong_shapes_are_refused(model):
         paint(model, pictures(0, 1), prompts, seam="last")
     with pytest.raises(RuntimeError, match="eval"):
         paint(model.train(), pictures(0, 1), prompts)
+
+
+@pytest.mark.parametrize("attention", ["auto", "materialised", "widened"])
+@torch.no_grad()
+def test_padding_is_never_looked_at(attention):
+    model = small_model(attention=attention)
+    query_padding = (torch.arange(16).view(1, 4, 4) % 4 >= 2).expand(1, 4, 4).reshape(1, 16)   # right half
+    prompt_padding = (torch.arange(16).view(1, 1, 16) >= 12)   # last token row
+    results = []
+    for filler in (0.0, 5.0):
+        query, images, targets = pictures(0, 1), pictures(1, 1, 1), pictures(2, 1, 2, 1)
+        query[..., 32:] = filler
+        images[..., 48:, :] = filler
+        prompts = encode_prompts(model, images, targets, 1, prompt_padding)
+        out = paint(model, query, prompts, padding=query_padding)
+        results.append(out[..., 1:, :31])   # the convolution sees one pixel of padding beside and above
+    assert (results[0] - results[1]).abs().max() <= 1e-6
+    free = paint(model, query, encode_prompts(model, images, targets, 1))[..., 1:, :31]
+    assert (results[0] - free).abs().max() > 1e-3
