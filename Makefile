@@ -1,6 +1,6 @@
 # Every target sets up .venv first; nothing else has to be done by hand.
 #   make demo | test | lint | train-mini | bench | clean
-# Another Python or torch:  make test PYTHON=python3.12 TORCH='torch==2.6.0 torchvision==0.21.0'
+# Another Python or torch:  make test VENV=.venv-312 PYTHON=python3.12 TORCH='torch==2.6.0 torchvision==0.21.0'
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -26,7 +26,7 @@ setup: $(STAMP)
 $(STAMP): setup.py pyproject.toml Makefile segcore/install_detectron2.py $(wildcard segcore/csrc/*)
 	@$(PYTHON) -c "import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit( \
 	    'Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; use: make ... PYTHON=python3.11' % v)"
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --version >/dev/null 2>&1 || { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	$(PIP) install --upgrade "pip>=24" "setuptools>=70.1,<82" wheel ninja
 	$(PIP) install $(TORCH)
 	$(PY) tools/install_detectron2.py

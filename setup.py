@@ -1,10 +1,9 @@
 """Packages oneformer, seggpt and segcore, and their optional compiled operators.
 
-`pip install .` needs no compiler: pip builds in an isolated environment without
-torch, so `segcore._C` is left out and the plain PyTorch operators are used.
-`pip install --no-build-isolation .` compiles `segcore._C` against the torch that
-is installed; when that fails (no compiler, broken headers) the package is
-installed without it and the reason is printed (`pip install -v` shows it).
+`pip install .` needs no compiler. Where one is, and torch is installed, it compiles
+`segcore._C` against that torch; when that fails (no compiler, broken headers) the
+package is installed without it and the reason is printed (`pip install -v` shows
+it; `python -m segcore.ops.info` tells afterwards).
 
 Environment:
     FORCE_CUDA=1    compile the CUDA sources although this machine shows no GPU;
@@ -14,16 +13,17 @@ Environment:
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.errors import BaseError as BuildError
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path(__file__).resolve().parent
-CSRC = Path("segcore", "csrc")
 
 INSTALL_REQUIRES = [
     # The model itself.
@@ -69,33 +69,57 @@ def compiled_operators() -> dict:
     if os.environ.get("SEGCORE_EXT") == "0":
         say("not compiled, as SEGCORE_EXT=0 asks")
         return {}
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / CSRC).rglob("*.cpp"))
-    if not sources:
-        return {}
     try:
-        import torch
-        from torch.utils import cpp_extension
+        import_torch()
     except ImportError as error:
         if forced:
             raise SystemExit(
                 f"FORCE_CUDA=1, but torch cannot be imported while building ({error}); "
-                "install torch and use: pip install --no-build-isolation ."
+                "install torch, then this package"
             ) from error
-        say(f"not compiled, torch cannot be imported while building ({error}); "
-            "`pip install --no-build-isolation .` compiles it")
+        say(f"not compiled, torch is not installed here ({error}); with it, `pip install .` compiles them")
         return {}
+    from torch.utils import cpp_extension
 
-    with_cuda = forced or (torch.cuda.is_available() and cpp_extension.CUDA_HOME is not None)
-    options = {"sources": sources, "extra_compile_args": {"cxx": ["-O3"]}, "optional": not forced}
-    if with_cuda:
-        options["sources"] += sorted(str(path.relative_to(ROOT)) for path in (ROOT / CSRC).rglob("*.cu"))
-        options["define_macros"] = [("WITH_CUDA", None)]
-        options["extra_compile_args"]["nvcc"] = ["-O3"]
+    recipe = build_recipe()
+    with_cuda = recipe.wants_cuda()
+    flags, link_flags, macros = recipe.compile_arguments(with_cuda)
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
+    extension = kind(
+        "segcore._C",
+        sources=[str(path.relative_to(ROOT)) for path in recipe.sources(with_cuda)],
+        extra_compile_args=flags if with_cuda else flags["cxx"],
+        extra_link_args=link_flags,
+        define_macros=macros,
+        optional=not forced,
+    )
+    say(f"compiling for torch {sys.modules['torch'].__version__}, {'with' if with_cuda else 'without'} CUDA")
     return {
-        "ext_modules": [kind("segcore._C", **options)],
+        "ext_modules": [extension],
         "cmdclass": {"build_ext": tolerant(cpp_extension.BuildExtension, forced)},
     }
+
+
+def import_torch() -> None:
+    """Import the torch that the package will run with.
+
+    pip builds in an isolated environment that hides it; the interpreter's own site-packages, appended last,
+    shows it again without touching what the isolated environment provides. Nothing has to be downloaded.
+    """
+    try:
+        import torch
+    except ImportError:
+        folders = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+        sys.path += [folder for folder in folders if folder not in sys.path]
+        import torch  # noqa: F401
+
+
+def build_recipe():
+    """segcore/ops/build.py, by path: importing it as a package member would import the whole package."""
+    spec = importlib.util.spec_from_file_location("segcore_build", ROOT / "segcore" / "ops" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def tolerant(build_extension: type, forced: bool) -> type:
@@ -104,14 +128,24 @@ def tolerant(build_extension: type, forced: bool) -> type:
     class BuildIfPossible(build_extension):
         def build_extensions(self) -> None:
             # What torch and setuptools raise when a compiler is missing, too old or fails.
-            failures = (BuildError, OSError, RuntimeError, subprocess.SubprocessError)
+            failures = (BaseError, CCompilerError, OSError, RuntimeError, subprocess.SubprocessError)
             try:
                 super().build_extensions()
             except failures as error:
                 if forced:
                     raise
                 say(f"not compiled, the plain PyTorch operators are used: {type(error).__name__}: {error}")
-                self.extensions = []
+                self.drop_outputs()
+
+        def drop_outputs(self) -> None:
+            """Leave the extensions out, and remove what an earlier build of older sources made."""
+            for extension in self.extensions:
+                built = [Path(self.get_ext_fullpath(extension.name))]
+                if self.inplace or getattr(self, "editable_mode", False):
+                    built.append(ROOT / self.get_ext_filename(extension.name))
+                for path in built:
+                    path.unlink(missing_ok=True)
+            self.extensions = []
 
     return BuildIfPossible
 

@@ -1,12 +1,13 @@
 """Export a OneFormer as a Hugging Face folder that `transformers` loads.
 
-    python tools/export_hf.py --config-file configs/ade20k/oneformer_swin_t.yaml --weights FILE --output FOLDER
-    python tools/export_hf.py --weights demo/weights/FILE.safetensors --output FOLDER
+python tools/export_hf.py --config-file configs/ade20k/oneformer_swin_t.yaml --weights FILE --output FOLDER
+python tools/export_hf.py --weights demo/weights/FILE.safetensors --output FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -40,7 +41,9 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config-file", help="not needed for portable weights, which hold their config")
     parser.add_argument("--weights", required=True, help="any format that the checkpointer reads")
     parser.add_argument("--output", required=True, help="the folder to write")
@@ -50,4 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -10,6 +10,7 @@ from torch import nn
 
 from segcore.checkpoint import register_converter, register_model_rules
 
+from .config_check import check_config
 from .key_map import TRAINING_ONLY, from_huggingface, is_huggingface
 
 # Tensors with one row per class (plus one for "no object").
@@ -18,8 +19,15 @@ CLASS_HEAD = (r"sem_seg_head\.predictor\.class_embed\.(weight|bias)", r"criterio
 # Swin, ConvNeXt and DiNAT as OneFormer uses them normalise each stage's output; classifiers do not.
 _OUTPUT_NORMS = (r"backbone\.norm[0-3]\.(weight|bias)",)
 # First parts of the keys of whole models: OneFormer's, and Hugging Face's of any kind.
-_WHOLE_MODEL = ("backbone.", "sem_seg_head.", "task_mlp.", "model.pixel_level_module.", "model.transformer_module.",
-                "decoder_embed.", "criterion.")
+_WHOLE_MODEL = (
+    "backbone.",
+    "sem_seg_head.",
+    "task_mlp.",
+    "model.pixel_level_module.",
+    "model.transformer_module.",
+    "decoder_embed.",
+    "criterion.",
+)
 
 
 def register() -> None:
@@ -29,9 +37,20 @@ def register() -> None:
     without `_metadata`.
     """
     register_model_rules("OneFormer", is_oneformer, class_head=CLASS_HEAD, training_only=TRAINING_ONLY)
-    register_converter("Hugging Face OneFormer", is_huggingface, _convert_huggingface, for_model=is_oneformer)
-    register_converter("ImageNet backbone", _is_bare_backbone, _convert_backbone, optional=_OUTPUT_NORMS,
-                       for_model=is_oneformer)
+    register_converter(
+        "Hugging Face OneFormer",
+        is_huggingface,
+        _convert_huggingface,
+        for_model=is_oneformer,
+        check_config=check_config,
+    )
+    register_converter(
+        "ImageNet backbone",
+        _is_bare_backbone,
+        _convert_backbone,
+        optional=_OUTPUT_NORMS,
+        for_model=is_oneformer,
+    )
 
 
 def is_oneformer(keys: Iterable[str]) -> bool:
@@ -60,5 +79,7 @@ def _convert_backbone(state: Mapping[str, torch.Tensor], model: nn.Module) -> di
     if converted.dropped:
         logging.getLogger(__name__).info(
             "the backbone has no use for %d tensors of the ImageNet checkpoint: %s",
-            len(converted.dropped), ", ".join(converted.dropped[:6]))
+            len(converted.dropped),
+            ", ".join(converted.dropped[:6]),
+        )
     return {prefix + key: value for key, value in converted.state_dict.items()}

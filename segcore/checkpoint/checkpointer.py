@@ -31,8 +31,14 @@ class Checkpointer(DetectionCheckpointer):
         last_report: the `LoadReport` of the last load, or None.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, save_to_disk: bool | None = None,
-                 **checkpointables: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.last_report: LoadReport | None = None
 
@@ -62,7 +68,8 @@ class Checkpointer(DetectionCheckpointer):
             got, expected = report.num_classes
             raise ValueError(
                 f"cannot resume from {raw.source}: its class head has {got} outputs, the model's {expected}; "
-                "start a new run with MODEL.WEIGHTS set to that file and without --resume")
+                "start a new run with MODEL.WEIGHTS set to that file and without --resume"
+            )
         self._copy(tensors)
         self.last_report = report
         self._say(report.lines())
@@ -78,13 +85,17 @@ class Checkpointer(DetectionCheckpointer):
         shared = sum(key in model_state for key in raw.state)
         converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state, model_state)
         if converter is not None:
+            if raw.config is not None:
+                converter.check_config(raw.config, self.model)
             state = converter.convert(raw.state, self.model)
             return match(state, model_state, rules, raw.source, converter.name, converter.optional)
         if not shared:
+            formats = ", ".join(known_formats(model_state)) or "none registered"
             raise ValueError(
-                f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model and is "
-                f"in none of the known formats ({', '.join(known_formats(model_state)) or 'none registered'}); "
-                f"its first keys are {', '.join(list(raw.state)[:3])}")
+                f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model "
+                f"and is in none of the known formats ({formats}); "
+                f"its first keys are {', '.join(list(raw.state)[:3])}"
+            )
         return match(raw.state, model_state, rules, raw.source)
 
     def _copy(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -109,7 +120,9 @@ class Checkpointer(DetectionCheckpointer):
             return
         basename = f"{name}.pth"
         if os.path.basename(basename) != basename:
-            raise ValueError(f"checkpoint name {name!r} must not contain a folder; the folder is {self.save_dir}")
+            raise ValueError(
+                f"checkpoint name {name!r} must not contain a folder; the folder is {self.save_dir}"
+            )
         data = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
@@ -121,6 +134,8 @@ class Checkpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the newest checkpoint in `save_dir/last_checkpoint`."""
-        with atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary, \
-                open(temporary, "w", encoding="utf-8") as stream:
+        with (
+            atomic_path(os.path.join(self.save_dir, "last_checkpoint")) as temporary,
+            open(temporary, "w", encoding="utf-8") as stream,
+        ):
             stream.write(last_filename_basename)

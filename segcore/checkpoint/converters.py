@@ -27,6 +27,7 @@ class Converter:
     convert: Callable[[State, nn.Module], dict[str, torch.Tensor]]
     optional: tuple[re.Pattern, ...] = ()
     for_model: Callable[[Collection[str]], bool] = lambda keys: True
+    check_config: Callable[[Mapping, nn.Module], None] = lambda config, model: None
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def register_converter(
     convert: Callable[[State, nn.Module], dict[str, torch.Tensor]],
     optional: Iterable[str] = (),
     for_model: Callable[[Collection[str]], bool] = lambda keys: True,
+    check_config: Callable[[Mapping, nn.Module], None] = lambda config, model: None,
 ) -> None:
     """Teach the checkpointer a foreign format; registering a name again replaces it.
 
@@ -67,9 +69,11 @@ def register_converter(
             does not have, such as per-stage norms in an ImageNet checkpoint.
         for_model: tells from a model's state-dict keys whether the format can be
             for it; a file is not converted to another model's keys.
+        check_config: (parsed config.json, model), called when the weights came with
+            one; raises ValueError for a setting that differs and no shape shows.
     """
     patterns = tuple(re.compile(pattern) for pattern in optional)
-    _CONVERTERS[name] = Converter(name, detect, convert, patterns, for_model)
+    _CONVERTERS[name] = Converter(name, detect, convert, patterns, for_model, check_config)
 
 
 def register_model_rules(
@@ -87,8 +91,9 @@ def register_model_rules(
             dimension follows the number of classes.
         training_only: key prefixes of modules that an inference model does not build.
     """
-    _MODEL_RULES[name] = ModelRules(applies, tuple(re.compile(pattern) for pattern in class_head),
-                                    tuple(training_only))
+    _MODEL_RULES[name] = ModelRules(
+        applies, tuple(re.compile(pattern) for pattern in class_head), tuple(training_only)
+    )
 
 
 def rules_for(keys: Collection[str]) -> ModelRules:
@@ -104,8 +109,10 @@ def find_converter(state: State, model_keys: Collection[str]) -> Converter | Non
     """
     found = [converter for converter in _for(model_keys) if converter.detect(state)]
     if len(found) > 1:
-        raise ValueError("the checkpoint fits several registered formats: "
-                         + ", ".join(converter.name for converter in found))
+        raise ValueError(
+            "the checkpoint fits several registered formats: "
+            + ", ".join(converter.name for converter in found)
+        )
     return found[0] if found else None
 
 

@@ -50,19 +50,32 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The report as log lines."""
-        total = len(self.matched) + len(self.missing) + len(self.training_only_missing) + len(self.class_head_reset)
-        lines = [f"loaded {len(self.matched)} of the model's {total} tensors from {self.source} "
-                 f"(format: {self.format}); {len(self.missing)} missing, {len(self.unexpected)} unexpected"]
+        total = (
+            len(self.matched)
+            + len(self.missing)
+            + len(self.training_only_missing)
+            + len(self.class_head_reset)
+        )
+        lines = [
+            f"loaded {len(self.matched)} of the model's {total} tensors from {self.source} "
+            f"(format: {self.format}); {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+        ]
         if self.class_head_reset:
             got, expected = self.num_classes
-            lines.append(f"class head re-initialised: the checkpoint has {got} outputs, the model {expected} "
-                         f"({', '.join(self.class_head_reset)})")
+            lines.append(
+                f"class head re-initialised: the checkpoint has {got} outputs, the model {expected} "
+                f"({', '.join(self.class_head_reset)})"
+            )
         if self.training_only_ignored:
-            lines.append(f"ignored {len(self.training_only_ignored)} training-only tensors "
-                         f"({_modules(self.training_only_ignored)}): the model is built for inference")
+            lines.append(
+                f"ignored {len(self.training_only_ignored)} training-only tensors "
+                f"({_modules(self.training_only_ignored)}): the model is built for inference"
+            )
         if self.training_only_missing:
-            lines.append(f"the checkpoint has none of the {len(self.training_only_missing)} training-only tensors "
-                         f"({_modules(self.training_only_missing)}): they start from their initial values")
+            lines.append(
+                f"the checkpoint has none of the {len(self.training_only_missing)} training-only tensors "
+                f"({_modules(self.training_only_missing)}): they start from their initial values"
+            )
         if self.missing:
             lines.append(f"missing in the checkpoint, left at their initial values: {_grouped(self.missing)}")
         if self.unexpected:
@@ -160,15 +173,25 @@ def _top(key: str) -> str:
 
 def _refusal(state, model_state, source, bad, partial) -> str:
     lines = [f"{source} is a checkpoint of another architecture or shape; nothing was loaded."]
-    details = [f"{key}: got {tuple(state[key].shape)}, expected {tuple(model_state[key].shape)}" for key in bad]
-    details += [f"{key}: got {tuple(state[key].shape)}, the model has no such tensor" if key in state else
-                f"{key}: not in the checkpoint, expected {tuple(model_state[key].shape)}" for key in partial]
-    if not details:     # not one key in common
-        details = [f"{key}: got {tuple(value.shape)}, the model has no such tensor" for key, value in state.items()]
+    details = [
+        f"{key}: got {tuple(state[key].shape)}, expected {tuple(model_state[key].shape)}" for key in bad
+    ]
+    details += [
+        f"{key}: got {tuple(state[key].shape)}, the model has no such tensor"
+        if key in state
+        else f"{key}: not in the checkpoint, expected {tuple(model_state[key].shape)}"
+        for key in partial
+    ]
+    if not details:  # not one key in common
+        details = [
+            f"{key}: got {tuple(value.shape)}, the model has no such tensor" for key, value in state.items()
+        ]
     lines += [f"  {detail}" for detail in details[:_SHOWN]]
     if len(details) > _SHOWN:
         lines.append(f"  ... and {len(details) - _SHOWN} more")
-    lines.append("Build the model with the config that the checkpoint was trained with, or give other weights.")
+    lines.append(
+        "Build the model with the config that the checkpoint was trained with, or give other weights."
+    )
     return "\n".join(lines)
 
 

@@ -25,8 +25,17 @@ from .reading import read_safetensors
 _HEADER = "segcore"
 _VERSION = 1
 _METADATA_FIELDS = (
-    "name", "stuff_classes", "stuff_colors", "thing_classes", "thing_colors", "ignore_label", "label_divisor",
-    "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id", "instance_class_map", "evaluator_type",
+    "name",
+    "stuff_classes",
+    "stuff_colors",
+    "thing_classes",
+    "thing_colors",
+    "ignore_label",
+    "label_divisor",
+    "thing_dataset_id_to_contiguous_id",
+    "stuff_dataset_id_to_contiguous_id",
+    "instance_class_map",
+    "evaluator_type",
 )
 # JSON has string keys only; these fields map integers and are stored as pairs.
 _INT_MAPS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id", "instance_class_map")
@@ -78,7 +87,9 @@ def save_portable(
     }
     tensors = _stored_tensors(model, dtype, tuple(keep_float32))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", _HEADER: json.dumps(header, ensure_ascii=False)})
+        save_file(
+            tensors, temporary, metadata={"format": "pt", _HEADER: json.dumps(header, ensure_ascii=False)}
+        )
 
 
 def load_portable(path: str | os.PathLike) -> tuple[str, dict[str, Any], dict[str, torch.Tensor]]:
@@ -99,11 +110,15 @@ def load_portable(path: str | os.PathLike) -> tuple[str, dict[str, Any], dict[st
     try:
         tensors, texts = read_safetensors(path)
     except SafetensorError as error:
-        raise ValueError(f"cannot read the weights {path} ({os.path.getsize(path)} bytes): {error}; "
-                         "the file is truncated or not safetensors") from error
+        raise ValueError(
+            f"cannot read the weights {path} ({os.path.getsize(path)} bytes): {error}; "
+            "the file is truncated or not safetensors"
+        ) from error
     if _HEADER not in texts:
-        raise ValueError(f"{path} has no config inside, so it is not a portable file; load it with a config file "
-                         "and segcore.checkpoint.Checkpointer")
+        raise ValueError(
+            f"{path} has no config inside, so it is not a portable file; load it with a config file "
+            "and segcore.checkpoint.Checkpointer"
+        )
     header = json.loads(texts[_HEADER])
     if header["version"] != _VERSION:
         raise ValueError(f"{path} has portable format {header['version']}, this version reads {_VERSION}")
@@ -126,8 +141,10 @@ def _encode_metadata(metadata: Any) -> dict[str, Any]:
     if not isinstance(metadata, Mapping):
         metadata = metadata.as_dict()
     if not metadata.get("stuff_classes"):
-        raise ValueError("the metadata has no stuff_classes (the list of all class names); "
-                         f"it has {', '.join(metadata) or 'no field'}")
+        raise ValueError(
+            "the metadata has no stuff_classes (the list of all class names); "
+            f"it has {', '.join(metadata) or 'no field'}"
+        )
     fields = {name: metadata[name] for name in _METADATA_FIELDS if metadata.get(name) is not None}
     for name in _INT_MAPS:
         if name in fields:
@@ -152,7 +169,9 @@ def _stored_tensors(model: nn.Module, dtype: torch.dtype, keep: tuple[str, ...])
             narrow = value.dim() > 1 and not (keep and key.startswith(keep))
             value = value.float()
             if not torch.isfinite(value).all() or (narrow and value.abs().max() > limit):
-                raise ValueError(f"{key} has values that {dtype} cannot hold (largest {value.abs().max():.4g})")
+                raise ValueError(
+                    f"{key} has values that {dtype} cannot hold (largest {value.abs().max():.4g})"
+                )
             value = value.to(dtype) if narrow else value
         tensors[key] = value.clone(memory_format=torch.contiguous_format)
     return tensors

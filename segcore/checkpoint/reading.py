@@ -34,8 +34,22 @@ _WEIGHT_KEYS = ("model", "state_dict", "model_state")
 
 # What the readers raise on a damaged file: a broken pickle stream ends in any of these,
 # a broken zip archive also in an OSError of a seek to nowhere.
-_UNREADABLE = (pickle.UnpicklingError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError,
-               TypeError, KeyError, IndexError, AttributeError, UnicodeDecodeError, ImportError, OverflowError)
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    UnicodeDecodeError,
+    ImportError,
+    OverflowError,
+)
 # How our unpickler and torch's word the refusal of a type.
 _REFUSED_TYPE = re.compile(r"could run code|unsupported global", re.IGNORECASE)
 
@@ -81,8 +95,9 @@ def _local_path(source: str) -> str:
     if "://" in source:
         return _download(source)
     raise FileNotFoundError(
-        f"no weights at {source!r} (looked in {os.path.abspath(source)}); give a file, a Hugging Face folder, "
-        f"a URL or {HUB_PREFIX}ORG/NAME")
+        f"no weights at {source!r} (looked in {os.path.abspath(source)}); give a file, "
+        f"a Hugging Face folder, a URL or {HUB_PREFIX}ORG/NAME"
+    )
 
 
 def _download(url: str) -> str:
@@ -90,21 +105,26 @@ def _download(url: str) -> str:
     try:
         return PathManager.get_local_path(url)
     except (OSError, RuntimeError) as error:
-        raise OSError(f"cannot download the weights {url}: {error}; download them by hand and give "
-                      "the local path") from error
+        raise OSError(
+            f"cannot download the weights {url}: {error}; download them by hand and give the local path"
+        ) from error
 
 
 def _download_from_hub(source: str) -> str:
     """Snapshot of a Hugging Face model repository: its config and its weights, in the hub's cache."""
-    name, _, revision = source[len(HUB_PREFIX):].partition("@")
+    name, _, revision = source[len(HUB_PREFIX) :].partition("@")
     if name.count("/") != 1 or not all(name.split("/")):
-        raise ValueError(f"{source!r} is not of the form {HUB_PREFIX}ORG/NAME[@REVISION], "
-                         f"for instance {HUB_PREFIX}shi-labs/oneformer_ade20k_swin_tiny")
+        raise ValueError(
+            f"{source!r} is not of the form {HUB_PREFIX}ORG/NAME[@REVISION], "
+            f"for instance {HUB_PREFIX}shi-labs/oneformer_ade20k_swin_tiny"
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise ImportError(f"{source!r} needs the package huggingface_hub: pip install huggingface_hub") from error
+        raise ImportError(
+            f"{source!r} needs the package huggingface_hub: pip install huggingface_hub"
+        ) from error
     for weights in WEIGHT_FILES:
         stem, extension = os.path.splitext(weights)
         wanted = [CONFIG_FILE, weights, f"{weights}.index.json", f"{stem}-*{extension}"]
@@ -114,8 +134,9 @@ def _download_from_hub(source: str) -> str:
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
             reason = str(error).strip().split("\n")[0]
             raise OSError(
-                f"cannot fetch {name} from the Hugging Face hub: {reason}; check the name and the connection, "
-                "or download the folder elsewhere and give its path") from error
+                f"cannot fetch {name} from the Hugging Face hub: {reason}; check the name and the "
+                "connection, or download the folder elsewhere and give its path"
+            ) from error
         if _weight_file(folder) is not None:
             break
     return folder
@@ -136,8 +157,10 @@ def _read_folder(folder: str, source: str) -> RawCheckpoint:
         hint = ""
         if os.path.isfile(os.path.join(folder, "last_checkpoint")):
             hint = "; it is an output folder of a training run: give one of its .pth files"
-        raise FileNotFoundError(f"{source} is a folder without {CONFIG_FILE} and one of {', '.join(WEIGHT_FILES)} "
-                                f"(or their index), so not a Hugging Face model{hint}")
+        raise FileNotFoundError(
+            f"{source} is a folder without {CONFIG_FILE} and one of {', '.join(WEIGHT_FILES)} "
+            f"(or their index), so not a Hugging Face model{hint}"
+        )
     config = _read_json(config_path)
     if weights.endswith(".index.json"):
         state = _read_shards(folder, weights)
@@ -150,7 +173,7 @@ def _read_json(path: str) -> dict:
     with open(path, encoding="utf-8") as stream:
         try:
             value = json.load(stream)
-        except ValueError as error:     # also UnicodeDecodeError
+        except ValueError as error:  # also UnicodeDecodeError
             raise ValueError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -170,8 +193,9 @@ def _read_shards(folder: str, index_name: str) -> dict[str, torch.Tensor]:
         state.update(_read_file(path)[0])
     absent = sorted(set(weight_map) - set(state))
     if absent:
-        raise ValueError(f"{index_path} names {len(absent)} tensors that its shards do not hold, "
-                         f"first {absent[0]!r}")
+        raise ValueError(
+            f"{index_path} names {len(absent)} tensors that its shards do not hold, first {absent[0]!r}"
+        )
     return state
 
 
@@ -198,7 +222,8 @@ def read_safetensors(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]
         SafetensorError: if it is damaged.
     """
     with safe_open(path, framework="pt", device="cpu") as stream:
-        return {key: stream.get_tensor(key) for key in stream.keys()}, dict(stream.metadata() or {})
+        keys = list(stream.keys())
+        return {key: stream.get_tensor(key) for key in keys}, dict(stream.metadata() or {})
 
 
 def _unreadable_message(path: str, head: bytes, error: BaseException) -> str:
@@ -208,8 +233,10 @@ def _unreadable_message(path: str, head: bytes, error: BaseException) -> str:
     elif head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         why = "it is a web page, not weights; download the file again"
     elif isinstance(error, pickle.UnpicklingError) and _REFUSED_TYPE.search(str(error)):
-        why = (f"it holds Python objects other than tensors ({_first_line(error)}); "
-               "save its state dict alone in a trusted environment and load that")
+        why = (
+            f"it holds Python objects other than tensors ({_first_line(error)}); "
+            "save its state dict alone in a trusted environment and load that"
+        )
     else:
         why = f"it is truncated or not a weight file ({_first_line(error)}); copy or download it again"
     return f"cannot read the weights {path} ({size} bytes): {why}"
@@ -236,10 +263,12 @@ def _split(data: Any, path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any
     state = {}
     for key, value in data.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            value = torch.from_numpy(np.array(value))   # a copy: arrays of a pickle may be read-only
+            value = torch.from_numpy(np.array(value))  # a copy: arrays of a pickle may be read-only
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(f"{path} is not a dict of tensors: {key!r} is a {type(value).__name__}; the weights "
-                             f"may lie at its top level or under {', '.join(map(repr, _WEIGHT_KEYS))}")
+            raise ValueError(
+                f"{path} is not a dict of tensors: {key!r} is a {type(value).__name__}; the weights "
+                f"may lie at its top level or under {', '.join(map(repr, _WEIGHT_KEYS))}"
+            )
         state[key] = value.detach()
     if not state:
         raise ValueError(f"{path} holds no tensors")
@@ -251,4 +280,4 @@ def _without_wrapper(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     prefix = "module."
     if not all(key.startswith(prefix) for key in state):
         return state
-    return {key[len(prefix):]: value for key, value in state.items()}
+    return {key[len(prefix) :]: value for key, value in state.items()}

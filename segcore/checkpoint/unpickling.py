@@ -21,7 +21,7 @@ from detectron2.config import CfgNode
 
 _ALLOWED = {
     ("collections", "OrderedDict"),
-    ("_codecs", "encode"),          # numpy scalars and arrays of protocol <= 2
+    ("_codecs", "encode"),  # numpy scalars and arrays of protocol <= 2
     ("numpy", "dtype"),
     ("numpy", "ndarray"),
     ("numpy.core.multiarray", "_reconstruct"),
@@ -34,8 +34,12 @@ _ALLOWED = {
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
-    ("torch", "FloatStorage"), ("torch", "HalfStorage"), ("torch", "LongStorage"),
-    ("torch", "IntStorage"), ("torch", "BoolStorage"), ("torch", "ByteStorage"),
+    ("torch", "FloatStorage"),
+    ("torch", "HalfStorage"),
+    ("torch", "LongStorage"),
+    ("torch", "IntStorage"),
+    ("torch", "BoolStorage"),
+    ("torch", "ByteStorage"),
 }
 
 
@@ -52,7 +56,8 @@ class _WeightsUnpickler(pickle.Unpickler):
             # numpy 2 moved `numpy.core` to `numpy._core` and numpy 1.26 has both.
             return super().find_class(module, name)
         raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}, which a file of weights does not need and which could run code")
+            f"it asks for {module}.{name}, which a file of weights does not need and which could run code"
+        )
 
 
 def load_pickle(stream: BinaryIO) -> Any:
@@ -78,11 +83,21 @@ def load_torch(path: str) -> Any:
 def _inert_types() -> list:
     """Containers without behaviour, found in training checkpoints beside the tensors."""
     multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    types = [argparse.Namespace, CfgNode, yacs.config.CfgNode, collections.defaultdict,
-             np.dtype, np.ndarray, multiarray.scalar, multiarray._reconstruct]
+    types = [
+        argparse.Namespace,
+        CfgNode,
+        yacs.config.CfgNode,
+        collections.defaultdict,
+        np.dtype,
+        np.ndarray,
+        multiarray.scalar,
+        multiarray._reconstruct,
+    ]
     types += [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6):
         # Files written under numpy 1 spell the module without the underscore.
-        types += [(multiarray.scalar, "numpy.core.multiarray.scalar"),
-                  (multiarray._reconstruct, "numpy.core.multiarray._reconstruct")]
+        types += [
+            (multiarray.scalar, "numpy.core.multiarray.scalar"),
+            (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+        ]
     return types

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .catalog import register_entry
 from .metadata import panoptic_metadata
+from .mini.writer import NAME, SCENES, ensure_mini, mini_folder, mini_metadata
 from .panoptic_folder import PanopticFolder
 
 _DIRECTORY = Path(__file__).parent / "builtin_sets"
@@ -20,9 +21,10 @@ _chosen_root: str | None = None
 
 
 def register_builtin(root: str | None = None) -> None:
-    """Register ADE20K, COCO, Cityscapes, Mapillary Vistas and LabelMeFacade (panoptic).
+    """Register ADE20K, COCO, Cityscapes, Mapillary Vistas, LabelMeFacade and `mini` (panoptic).
 
-    May be called any number of times; nothing is read before a data set is used.
+    May be called any number of times; nothing is read, and `mini` is not drawn,
+    before a data set is used.
 
     Args:
         root: the folder that holds the data sets; None keeps the one of an earlier
@@ -34,6 +36,8 @@ def register_builtin(root: str | None = None) -> None:
         _chosen_root = os.fspath(root)
     for path in sorted(_DIRECTORY.glob("*.json")):
         _register_file(path)
+    for split in SCENES:
+        register_entry(f"{NAME}_{split}", partial(_locate_mini, split), mini_metadata(), _prepare_mini)
 
 
 def datasets_root() -> str:
@@ -63,6 +67,14 @@ def _register_file(path: Path) -> None:
 def _locate(parts: dict[str, str], image_name) -> PanopticFolder:
     root = datasets_root()
     return PanopticFolder(**{k: os.path.join(root, v) for k, v in parts.items()}, image_name=image_name)
+
+
+def _locate_mini(split: str) -> PanopticFolder:
+    return mini_folder(datasets_root(), split)
+
+
+def _prepare_mini(folder: PanopticFolder) -> None:
+    ensure_mini(datasets_root())
 
 
 def _cityscapes_image(image: dict) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -127,24 +127,29 @@ class InstanceEvaluator(DatasetEvaluator):
         if records is None:
             return OrderedDict()
         check_complete(records, self._truth.image_ids, self._dataset_name)
+        if self._results_file:
+            write_json(self._results_file, self._collect(records, self._truth.original_id))
         truth = self._truth.coco({image_id: record for image_id, (_, record) in records.items()})
-        number = self._truth.numbers
-        predictions = [
-            {"image_id": number[image_id], **prediction}
-            for image_id in sorted(records, key=number.__getitem__)
+        predictions = self._collect(records, self._truth.numbers.__getitem__)
+        self._check_categories(truth, predictions)
+        return OrderedDict(segm=average_precision(truth, predictions, self._max_detections))
+
+    def _collect(self, records: dict[str, tuple], id_of: Callable[[str], int | str]) -> list[dict]:
+        """COCO results in the ground truth's order of images, so that ties of score always fall alike."""
+        return [
+            {"image_id": id_of(image_id), **prediction}
+            for image_id in sorted(records, key=self._truth.numbers.__getitem__)
             for prediction in records[image_id][0]
         ]
-        if self._results_file:
-            write_json(self._results_file, predictions)
+
+    def _check_categories(self, truth: dict, predictions: list[dict]) -> None:
         known = {category["id"] for category in truth["categories"]}
-        unknown = sorted({p["category_id"] for p in predictions} - known)
+        unknown = sorted({prediction["category_id"] for prediction in predictions} - known)
         if unknown:
             raise ValueError(
-                f"predictions have category ids {unknown} that {self._truth.source} does not define: "
-                f"{sorted(known)}; "
-                "thing_dataset_id_to_contiguous_id of the metadata belongs to another annotation file"
+                f"predictions have category ids {unknown} that {self._truth.source} does not define (it has "
+                f"{sorted(known)}); thing_dataset_id_to_contiguous_id of the metadata belongs to another file"
             )
-        return OrderedDict(segm=average_precision(truth, predictions, self._max_detections))
 
 
 def average_precision(truth: dict, predictions: list[dict], max_detections: int = 100) -> dict[str, float]:
@@ -196,8 +201,8 @@ def _category_of_class(metadata) -> dict[int, int]:
     names = required(metadata, "thing_classes", "data sets with instance_class_map")
     if len(names) != len(things):
         raise ValueError(
-            f"data set '{metadata.name}' has instance_class_map, so predicted classes index its thing_classes; "
-            f"but it has {len(names)} thing_classes and {len(things)} thing categories"
+            f"data set '{metadata.name}' has instance_class_map, so predicted classes index its "
+            f"thing_classes; but it has {len(names)} thing_classes and {len(things)} thing categories"
         )
     return dict(enumerate(sorted(things, key=things.__getitem__)))
 
@@ -212,8 +217,8 @@ class _JsonTruth:
     def _content(self) -> dict:
         if not PathManager.isfile(self.source):
             raise FileNotFoundError(
-                f"instance annotations {self.source} do not exist; prepare the data set, or remove `json_file` "
-                "from its metadata to take them from the panoptic annotations"
+                f"instance annotations {self.source} do not exist; prepare the data set, or remove "
+                "`json_file` from its metadata to take them from the panoptic annotations"
             )
         coco = COCO(PathManager.get_local_path(self.source))
         if not coco.dataset.get("categories") or "annotations" not in coco.dataset:
@@ -236,6 +241,9 @@ class _JsonTruth:
         if image_id not in self._images:
             raise ValueError(f"image_id {image_id!r} is not in {self.source} ({len(self._images)} images)")
         return self._images[image_id]["height"], self._images[image_id]["width"]
+
+    def original_id(self, image_id: str) -> int:
+        return self.numbers[image_id]
 
     def record(self, image_id: str) -> None:
         return None
@@ -262,6 +270,9 @@ class _PanopticTruth:
 
     def size(self, image_id: str) -> tuple[int, int]:
         return self._truth.ids(image_id).shape
+
+    def original_id(self, image_id: str) -> int | str:
+        return self._truth.annotation(image_id)["image_id"]
 
     def record(self, image_id: str) -> tuple[tuple[int, int], list[dict]]:
         ids = torch.from_numpy(np.ascontiguousarray(self._truth.ids(image_id)))

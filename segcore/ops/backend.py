@@ -21,7 +21,14 @@ import torch
 
 from segcore.ops import extension
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "available_backends", "choose_backend", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "ENVIRONMENT_VARIABLE",
+    "asked_backend",
+    "available_backends",
+    "choose_backend",
+    "use_backend",
+]
 
 BACKENDS = ("reference", "torch", "cpu", "cuda", "triton")
 ENVIRONMENT_VARIABLE = "SEGCORE_OPS_BACKEND"
@@ -73,7 +80,7 @@ def unavailable_reason(name: str) -> str:
         return "" if extension.has_cpu() else f"{extension.status()}. Build it: {extension.BUILD_COMMAND}"
     if name == "cuda":
         if not extension.has_cuda():
-            return f"{extension.status()}. Build it with nvcc: {extension.CUDA_BUILD_COMMAND}"
+            return f"{extension.status()}, without CUDA kernels. Build them: {extension.CUDA_BUILD_COMMAND}"
         return "" if torch.cuda.is_available() else "torch finds no CUDA device"
     if not extension.has_triton():
         return "the package `triton` is not installed. Install it: pip install triton"
@@ -95,6 +102,11 @@ def _serves(name: str, device_type: str) -> bool:
     return name == device_type
 
 
+def asked_backend() -> str | None:
+    """The backend that `use_backend` or the environment asks for; None if the device decides."""
+    return _OVERRIDE[0]
+
+
 def choose_backend(device_type: str, missing: tuple[str, ...] = ()) -> str:
     """The backend for tensors on `device_type`.
 
@@ -111,8 +123,8 @@ def choose_backend(device_type: str, missing: tuple[str, ...] = ()) -> str:
             raise RuntimeError(f"operator backend {asked!r} does not implement this operator")
         if not _serves(asked, device_type):
             raise RuntimeError(
-                f"operator backend {asked!r} was asked for, but the tensors are on {device_type!r}; move them "
-                f"or choose another backend (use_backend, {ENVIRONMENT_VARIABLE})"
+                f"operator backend {asked!r} was asked for, but the tensors are on {device_type!r}; "
+                f"move them or choose another backend (use_backend, {ENVIRONMENT_VARIABLE})"
             )
         reason = unavailable_reason(asked)
         if reason:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segcore.ops import eager, reference
+from segcore.ops import eager, library, reference  # noqa: F401 (library registers torch.ops.segcore)
 from segcore.ops.backend import choose_backend
 
 __all__ = ["ms_deform_attn", "ms_deform_attn_fused"]
@@ -18,7 +18,9 @@ __all__ = ["ms_deform_attn", "ms_deform_attn_fused"]
 
 def _check_levels(value: Tensor, shapes: Sequence[int]) -> None:
     if isinstance(shapes, Tensor):
-        raise TypeError("shapes is a tensor; pass Python ints, [h0, w0, h1, w1, ...] (a tensor synchronises the GPU)")
+        raise TypeError(
+            "shapes is a tensor; pass Python ints, [h0, w0, h1, w1, ...] (a tensor would synchronise)"
+        )
     if len(shapes) == 0 or len(shapes) % 2:
         raise ValueError(f"shapes must be [h0, w0, h1, w1, ...], an even number of ints; got {list(shapes)}")
     if value.dim() != 4:
@@ -74,12 +76,14 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
     locations, weights = locations.to(dtype), weights.to(dtype)
     backend = choose_backend(value.device.type)
     if locations.numel() == 0:  # no image or no query; the sum keeps the (zero) gradients defined
-        nothing = value.sum() + locations.sum() + weights.sum()
-        return value.new_zeros(locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3]) + nothing
+        shape = (locations.shape[0], locations.shape[1], value.shape[2] * value.shape[3])
+        return value.new_zeros(shape) + (value.sum() + locations.sum() + weights.sum())
     with torch.autocast(value.device.type, enabled=False):
         if backend == "reference":
             return reference.ms_deform_attn(value, shapes, locations, weights)
-        return eager.ms_deform_attn(value, shapes, locations, weights)
+        if backend == "torch":  # left open to the compiler: inductor fuses its index arithmetic
+            return eager.ms_deform_attn(value, shapes, locations, weights)
+        return torch.ops.segcore.ms_deform_attn(value, shapes, locations, weights)
 
 
 def ms_deform_attn_fused(
@@ -116,6 +120,11 @@ def ms_deform_attn_fused(
     reference_points, offsets, attention_logits = (
         x.to(dtype) for x in (reference_points, offsets, attention_logits)
     )
+    if choose_backend(value.device.type) not in ("reference", "torch") and offsets.numel() > 0:
+        with torch.autocast(value.device.type, enabled=False):
+            return torch.ops.segcore.ms_deform_attn_fused(
+                value, shapes, reference_points, offsets, attention_logits
+            )
     with torch.autocast(value.device.type, enabled=False):
         locations, weights = reference.sampling_inputs(shapes, reference_points, offsets, attention_logits)
     return ms_deform_attn(value, shapes, locations, weights)

@@ -40,7 +40,7 @@ def _axis_taps(coordinates: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
     """Deformable attention as one weighted `embedding_bag` over the bilinear taps of all levels and points.
 
-    The same sum as `reference.ms_deform_attn`, without its intermediate samples; see `segcore.ops.ms_deform_attn`.
+    The same sum as `reference.ms_deform_attn`, without samples in memory; see `segcore.ops.ms_deform_attn`.
     """
     batch, tokens, heads, channels = value.shape
     queries = locations.shape[1]
@@ -116,7 +116,8 @@ def neighborhood_attention_2d(
     for first in range(0, heads, step):
         for top in range(dilation):
             for left in range(dilation):
-                group = (slice(None), slice(first, first + step), slice(top, None, dilation), slice(left, None, dilation))
+                rows_of_group, columns_of_group = slice(top, None, dilation), slice(left, None, dilation)
+                group = (slice(None), slice(first, first + step), rows_of_group, columns_of_group)
                 q, k, v = query[group], key[group], value[group]
                 rows, columns = q.shape[2:4]
                 if (first, rows, columns) not in biases:

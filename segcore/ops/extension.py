@@ -1,36 +1,63 @@
 """Finds the compiled extension `segcore._C` and says what it offers.
 
-The extension is optional. `pip install .` builds it where a C++ compiler is; SEGCORE_JIT=1 builds it at
-first use instead (torch.utils.cpp_extension.load, into torch's extension cache).
+The extension is optional. `pip install .` builds it where a C++ compiler is; with SEGCORE_JIT=1 it is built
+at first use instead (torch.utils.cpp_extension.load, kept in torch's extension cache).
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+from types import ModuleType
 
 __all__ = [
     "BUILD_COMMAND",
     "CUDA_BUILD_COMMAND",
+    "JIT_VARIABLE",
     "has_cpu",
     "has_cuda",
     "has_triton",
+    "instruction_set",
     "status",
     "triton_interprets",
 ]
 
-BUILD_COMMAND = "python setup.py build_ext --inplace (needs a C++17 compiler; or set SEGCORE_JIT=1)"
+JIT_VARIABLE = "SEGCORE_JIT"
+BUILD_COMMAND = f"python setup.py build_ext --inplace (needs a C++17 compiler), or set {JIT_VARIABLE}=1"
 CUDA_BUILD_COMMAND = "FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 python setup.py build_ext --inplace"
+
+
+def _load() -> tuple[ModuleType | None, str]:
+    """The extension and one sentence about it."""
+    if importlib.util.find_spec("segcore._C") is not None:
+        try:
+            return importlib.import_module("segcore._C"), "segcore._C is loaded"
+        except ImportError as error:  # built for another torch: its symbols are gone
+            return None, f"segcore._C was built for another PyTorch and does not load ({error})"
+    if os.environ.get(JIT_VARIABLE, "0") == "1":
+        from segcore.ops.build import load_just_in_time  # needs a compiler: only when asked for
+
+        return load_just_in_time(), f"segcore._C was built just in time ({JIT_VARIABLE}=1)"
+    return None, "segcore._C is not built"
+
+
+_MODULE, _STATUS = _load()
 
 
 def has_cpu() -> bool:
     """Whether the compiled CPU kernels are loaded."""
-    return False
+    return _MODULE is not None
 
 
 def has_cuda() -> bool:
     """Whether the compiled CUDA kernels are loaded."""
-    return False
+    return _MODULE is not None and bool(_MODULE.with_cuda)
+
+
+def instruction_set() -> str:
+    """The instruction set that the CPU kernels use here; empty without the extension."""
+    return "" if _MODULE is None else _MODULE.instruction_set
 
 
 def has_triton() -> bool:
@@ -45,4 +72,4 @@ def triton_interprets() -> bool:
 
 def status() -> str:
     """One sentence: whether the extension is loaded, and if not, why."""
-    return "segcore._C is not built"
+    return _STATUS

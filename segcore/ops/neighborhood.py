@@ -32,9 +32,11 @@ def pad_to_window(x: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, dilation: int, rpb: Tensor | None) -> None:
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, dilation: int, rpb: Tensor | None
+) -> None:
     if query.dim() != 5:
-        raise ValueError(f"query must be (batch, heads, height, width, channels); got shape {tuple(query.shape)}")
+        raise ValueError(f"query must be (batch, heads, height, width, channels); got {tuple(query.shape)}")
     if key.shape != query.shape or value.shape != query.shape:
         raise ValueError(
             f"query, key and value must have one shape; got {tuple(query.shape)}, {tuple(key.shape)}, "
@@ -42,7 +44,8 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, dilation
         )
     if not query.is_floating_point() or key.dtype != query.dtype or value.dtype != query.dtype:
         raise TypeError(
-            f"query, key and value must have one floating dtype; got {query.dtype}, {key.dtype}, {value.dtype}"
+            f"query, key and value must have one floating dtype; got {query.dtype}, {key.dtype}, "
+            f"{value.dtype}"
         )
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}")
@@ -56,7 +59,8 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, dilation
         )
     side = 2 * kernel_size - 1
     if rpb is not None and tuple(rpb.shape) != (query.shape[1], side, side):
-        raise ValueError(f"rpb must be (heads, 2K-1, 2K-1) = {(query.shape[1], side, side)}; got {tuple(rpb.shape)}")
+        expected = (query.shape[1], side, side)
+        raise ValueError(f"rpb must be (heads, 2K-1, 2K-1) = {expected}; got {tuple(rpb.shape)}")
 
 
 def neighborhood_attention_2d(
@@ -76,7 +80,8 @@ def neighborhood_attention_2d(
         query, key, value: (B, heads, H, W, D), one floating dtype; H and W at least kernel_size * dilation.
         kernel_size: K, odd.
         dilation: step between the pixels of a window.
-        rpb: (heads, 2K-1, 2K-1), added to the logits by relative position (row, column; 0 offset at K-1), or None.
+        rpb: (heads, 2K-1, 2K-1), added to the logits by relative position (row, column; no offset at K-1),
+            or None.
         scale: factor of the logits before rpb; default D ** -0.5.
 
     Returns:

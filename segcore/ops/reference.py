@@ -38,7 +38,9 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
         height, width = int(shapes[2 * level]), int(shapes[2 * level + 1])
         plane = maps[:, :, start : start + height * width].reshape(batch * heads, channels, height, width)
         sampled.append(
-            F.grid_sample(plane, grids[:, :, level], mode="bilinear", padding_mode="zeros", align_corners=False)
+            F.grid_sample(
+                plane, grids[:, :, level], mode="bilinear", padding_mode="zeros", align_corners=False
+            )
         )
         start += height * width
     samples = torch.cat(sampled, dim=-1)  # (B * M, D, Q, L * P)
@@ -66,7 +68,9 @@ def sampling_inputs(
     dtype = compute_dtype(offsets.dtype)
     sizes = [[shapes[2 * level + 1], shapes[2 * level]] for level in range(len(shapes) // 2)]
     normaliser = torch.tensor(sizes, dtype=dtype, device=offsets.device)  # (L, 2): w, h
-    locations = reference_points.to(dtype)[:, :, None, :, None, :] + offsets.to(dtype) / normaliser[:, None, :]
+    locations = (
+        reference_points.to(dtype)[:, :, None, :, None, :] + offsets.to(dtype) / normaliser[:, None, :]
+    )
     weights = attention_logits.to(dtype).flatten(-2).softmax(-1).unflatten(-1, attention_logits.shape[-2:])
     return locations, weights
 

@@ -38,23 +38,74 @@ def small_cfg(backbone: str = "D2SwinTransformer", with_text: bool = False, num_
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.28, 103.53]
     cfg.MODEL.PIXEL_STD = [58.395, 57.12, 57.375]
     cfg.DATASETS.TEST = ()
-    cfg.merge_from_list([
-        "MODEL.BACKBONE.NAME", backbone, "MODEL.BACKBONE.FREEZE_AT", 0,
-        "MODEL.ONE_FORMER.HIDDEN_DIM", 64, "MODEL.ONE_FORMER.DIM_FEEDFORWARD", 96,
-        "MODEL.ONE_FORMER.NUM_OBJECT_QUERIES", 12, "MODEL.ONE_FORMER.DEC_LAYERS", 5,
-        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 64, "MODEL.SEM_SEG_HEAD.MASK_DIM", 64,
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", num_classes,
-        "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 2, "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD", 80,
-        "MODEL.TEXT_ENCODER.WIDTH", 64, "MODEL.TEXT_ENCODER.NUM_LAYERS", 2, "MODEL.TEXT_ENCODER.N_CTX", 4,
-        "MODEL.SWIN.EMBED_DIM", 24, "MODEL.SWIN.DEPTHS", [1, 2, 1, 1], "MODEL.SWIN.WINDOW_SIZE", 4,
-        "MODEL.SWIN.NUM_HEADS", [2, 2, 4, 4],
-        "MODEL.CONVNEXT.DEPTHS", [1, 1, 2, 1], "MODEL.CONVNEXT.DIMS", [16, 24, 32, 40],
-        "MODEL.DiNAT.EMBED_DIM", 16, "MODEL.DiNAT.DEPTHS", [1, 1, 2, 1], "MODEL.DiNAT.NUM_HEADS", [2, 2, 4, 4],
-        "MODEL.DiNAT.KERNEL_SIZE", 3, "MODEL.DiNAT.DILATIONS", [[1], [2], [1, 2], [1]],
-        "MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.RESNETS.NORM", "BN",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.RES2_OUT_CHANNELS", 32,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 8, "MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"],
-    ])
+    cfg.merge_from_list(
+        [
+            "MODEL.BACKBONE.NAME",
+            backbone,
+            "MODEL.BACKBONE.FREEZE_AT",
+            0,
+            "MODEL.ONE_FORMER.HIDDEN_DIM",
+            64,
+            "MODEL.ONE_FORMER.DIM_FEEDFORWARD",
+            96,
+            "MODEL.ONE_FORMER.NUM_OBJECT_QUERIES",
+            12,
+            "MODEL.ONE_FORMER.DEC_LAYERS",
+            5,
+            "MODEL.SEM_SEG_HEAD.CONVS_DIM",
+            64,
+            "MODEL.SEM_SEG_HEAD.MASK_DIM",
+            64,
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+            num_classes,
+            "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+            2,
+            "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD",
+            80,
+            "MODEL.TEXT_ENCODER.WIDTH",
+            64,
+            "MODEL.TEXT_ENCODER.NUM_LAYERS",
+            2,
+            "MODEL.TEXT_ENCODER.N_CTX",
+            4,
+            "MODEL.SWIN.EMBED_DIM",
+            24,
+            "MODEL.SWIN.DEPTHS",
+            [1, 2, 1, 1],
+            "MODEL.SWIN.WINDOW_SIZE",
+            4,
+            "MODEL.SWIN.NUM_HEADS",
+            [2, 2, 4, 4],
+            "MODEL.CONVNEXT.DEPTHS",
+            [1, 1, 2, 1],
+            "MODEL.CONVNEXT.DIMS",
+            [16, 24, 32, 40],
+            "MODEL.DiNAT.EMBED_DIM",
+            16,
+            "MODEL.DiNAT.DEPTHS",
+            [1, 1, 2, 1],
+            "MODEL.DiNAT.NUM_HEADS",
+            [2, 2, 4, 4],
+            "MODEL.DiNAT.KERNEL_SIZE",
+            3,
+            "MODEL.DiNAT.DILATIONS",
+            [[1], [2], [1, 2], [1]],
+            "MODEL.RESNETS.DEPTH",
+            50,
+            "MODEL.RESNETS.STRIDE_IN_1X1",
+            False,
+            "MODEL.RESNETS.NORM",
+            "BN",
+            "MODEL.RESNETS.STEM_OUT_CHANNELS",
+            16,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS",
+            32,
+            "MODEL.RESNETS.WIDTH_PER_GROUP",
+            8,
+            "MODEL.RESNETS.OUT_FEATURES",
+            ["res2", "res3", "res4", "res5"],
+        ]
+    )
     return cfg
 
 
@@ -100,7 +151,9 @@ def assert_same_logits(ours, theirs, size=(64, 96)) -> None:
 @pytest.mark.parametrize("backbone", ["D2SwinTransformer", "D2ConvNeXt", "build_resnet_backbone"])
 def test_export_loads_in_transformers_and_comes_back(tmp_path, backbone):
     cfg, model, folder = exported(tmp_path, backbone)
-    theirs, info = transformers.OneFormerForUniversalSegmentation.from_pretrained(folder, output_loading_info=True)
+    theirs, info = transformers.OneFormerForUniversalSegmentation.from_pretrained(
+        folder, output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     assert theirs.config.id2label == dict(enumerate(CLASSES))
     assert_same_logits(model, theirs.eval())
@@ -115,7 +168,9 @@ def test_export_loads_in_transformers_and_comes_back(tmp_path, backbone):
 @pytest.mark.parametrize("backbone", ["swin", "convnext", "resnet"])
 @pytest.mark.parametrize("training", [False, True])
 def test_saved_by_transformers_loads_here(tmp_path, backbone, training):
-    name = {"swin": "D2SwinTransformer", "convnext": "D2ConvNeXt", "resnet": "build_resnet_backbone"}[backbone]
+    name = {"swin": "D2SwinTransformer", "convnext": "D2ConvNeXt", "resnet": "build_resnet_backbone"}[
+        backbone
+    ]
     cfg = small_cfg(name, with_text=training)
     config = transformers.OneFormerConfig.from_dict(_config_dict(cfg, training))
     torch.manual_seed(5)
@@ -127,7 +182,9 @@ def test_saved_by_transformers_loads_here(tmp_path, backbone, training):
     checkpointer.load(str(tmp_path / "theirs"))
     assert checkpointer.last_report.is_complete
     assert checkpointer.last_report.format == "Hugging Face OneFormer"
-    theirs = transformers.OneFormerForUniversalSegmentation.from_pretrained(tmp_path / "theirs", is_training=False)
+    theirs = transformers.OneFormerForUniversalSegmentation.from_pretrained(
+        tmp_path / "theirs", is_training=False
+    )
     assert_same_logits(ours, theirs.eval())
 
 
@@ -141,11 +198,13 @@ def _config_dict(cfg, training: bool) -> dict:
 def test_sharded_and_bin_folders_load(tmp_path):
     cfg = small_cfg()
     theirs = transformers.OneFormerForUniversalSegmentation(
-        transformers.OneFormerConfig.from_dict(_config_dict(cfg, False)))
+        transformers.OneFormerConfig.from_dict(_config_dict(cfg, False))
+    )
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="200KB")
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
     theirs.save_pretrained(tmp_path / "whole")
     from safetensors.torch import load_file
+
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "config.json").write_text((tmp_path / "whole" / "config.json").read_text())
@@ -167,14 +226,17 @@ def test_text_branch_is_exported_on_request(tmp_path):
     exporter.save(model, tmp_path / "training", with_text=True)
     for name, training in (("inference", False), ("training", True)):
         theirs, info = transformers.OneFormerForUniversalSegmentation.from_pretrained(
-            tmp_path / name, output_loading_info=True)
+            tmp_path / name, output_loading_info=True
+        )
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert theirs.config.is_training is training
     again = build(cfg, seed=1)
     Checkpointer(again).load(str(tmp_path / "training"))
     assert torch.equal(again.prompt_ctx.weight, model.prompt_ctx.weight)
     with pytest.raises(ValueError, match="built without its text branch"):
-        HuggingFaceExporter(small_cfg(), class_names=CLASSES).save(build(small_cfg()), tmp_path / "x", with_text=True)
+        HuggingFaceExporter(small_cfg(), class_names=CLASSES).save(
+            build(small_cfg()), tmp_path / "x", with_text=True
+        )
 
 
 def test_preprocessor_reads_the_class_list(tmp_path):
@@ -183,8 +245,9 @@ def test_preprocessor_reads_the_class_list(tmp_path):
     assert processor.metadata["class_names"] == CLASSES
     assert processor.metadata["thing_ids"] == [2]
     image = torch.randint(0, 256, (3, 640, 900), dtype=torch.uint8)
-    pixels = processor(images=[image], task_inputs=["panoptic"], do_resize=False,
-                       return_tensors="pt")["pixel_values"]
+    pixels = processor(images=[image], task_inputs=["panoptic"], do_resize=False, return_tensors="pt")[
+        "pixel_values"
+    ]
     expected = (image - model.pixel_mean) / model.pixel_std
     assert torch.allclose(pixels[0], expected, atol=1e-5)
 
@@ -194,7 +257,9 @@ def test_full_size_keys_equal_the_manifest(manifests):
     config = transformers.OneFormerConfig(is_training=True, id2label={i: str(i) for i in range(150)})
     with torch.device("meta"):
         theirs = transformers.OneFormerForUniversalSegmentation(config).state_dict()
-    official = json.loads((manifests / "ade20k__swin__oneformer_swin_tiny_bs16_160k.json").read_text())["state_dict"]
+    official = json.loads((manifests / "ade20k__swin__oneformer_swin_tiny_bs16_160k.json").read_text())[
+        "state_dict"
+    ]
     expected = {key: tuple(shape) for key, shape in official.items() if "relative_position_index" not in key}
     assert {key: tuple(value.shape) for key, value in from_huggingface(theirs).items()} == expected
 
@@ -202,17 +267,28 @@ def test_full_size_keys_equal_the_manifest(manifests):
 def test_dinat_keys_are_those_of_transformers(manifests, monkeypatch):
     """transformers' DiNAT cannot run without an old NATTEN, but its names and shapes can be read."""
     from transformers.models.dinat import modeling_dinat
+
     monkeypatch.setattr(modeling_dinat, "requires_backends", lambda *args: None)
-    official = json.loads((manifests / "ade20k__dinat__oneformer_dinat_large_bs16_160k.json").read_text())["state_dict"]
+    official = json.loads((manifests / "ade20k__dinat__oneformer_dinat_large_bs16_160k.json").read_text())[
+        "state_dict"
+    ]
     backbone = transformers.DinatConfig(
-        embed_dim=192, depths=[3, 4, 18, 5], num_heads=[6, 12, 24, 48], kernel_size=11, mlp_ratio=2.0,
-        dilations=[[1] * 3, [1] * 4, [1] * 18, [1] * 5], out_features=STAGES)
-    config = transformers.OneFormerConfig(backbone_config=backbone, is_training=True, num_queries=250,
-                                          id2label={i: str(i) for i in range(150)})
+        embed_dim=192,
+        depths=[3, 4, 18, 5],
+        num_heads=[6, 12, 24, 48],
+        kernel_size=11,
+        mlp_ratio=2.0,
+        dilations=[[1] * 3, [1] * 4, [1] * 18, [1] * 5],
+        out_features=STAGES,
+    )
+    config = transformers.OneFormerConfig(
+        backbone_config=backbone, is_training=True, num_queries=250, id2label={i: str(i) for i in range(150)}
+    )
     with torch.device("meta"):
         theirs = transformers.OneFormerForUniversalSegmentation(config).state_dict()
     assert {key: tuple(value.shape) for key, value in from_huggingface(theirs).items()} == {
-        key: tuple(shape) for key, shape in official.items()}
+        key: tuple(shape) for key, shape in official.items()
+    }
 
 
 def test_every_official_model_survives_the_round_trip(manifests):
@@ -222,9 +298,14 @@ def test_every_official_model_survives_the_round_trip(manifests):
         official = json.loads(file.read_text())["state_dict"]
         state = {key: torch.empty(shape, device="meta") for key, shape in official.items()}
         back = from_huggingface(to_huggingface(state))
-        expected = {key: tuple(shape) for key, shape in official.items() if "relative_position_index" not in key}
-        got = {key: tuple(value.shape) for key, value in back.items()
-               if key in expected or not key.endswith("num_batches_tracked")}
+        expected = {
+            key: tuple(shape) for key, shape in official.items() if "relative_position_index" not in key
+        }
+        got = {
+            key: tuple(value.shape)
+            for key, value in back.items()
+            if key in expected or not key.endswith("num_batches_tracked")
+        }
         assert got == expected, file.name
 
 
@@ -276,7 +357,10 @@ def test_official_training_checkpoint_into_inference_model(tmp_path, metadata, w
     report = checkpointer.last_report
     assert report.is_complete
     assert {key.split(".")[0] for key in report.training_only_ignored} == {
-        "text_encoder", "text_projector", "prompt_ctx"}
+        "text_encoder",
+        "text_projector",
+        "prompt_ctx",
+    }
     assert sum("training-only" in line for line in report.lines()) == 1
 
 
@@ -299,8 +383,11 @@ def test_other_number_of_classes_resets_the_class_head_alone(tmp_path):
     checkpointer = Checkpointer(model)
     checkpointer.load(str(tmp_path / "five.pth"))
     report = checkpointer.last_report
-    assert set(report.class_head_reset) == {"criterion.empty_weight", "sem_seg_head.predictor.class_embed.weight",
-                                            "sem_seg_head.predictor.class_embed.bias"}
+    assert set(report.class_head_reset) == {
+        "criterion.empty_weight",
+        "sem_seg_head.predictor.class_embed.weight",
+        "sem_seg_head.predictor.class_embed.bias",
+    }
     assert report.num_classes == (6, 4)
     for key, value in model.state_dict().items():
         kept = key in report.class_head_reset
@@ -317,24 +404,36 @@ def test_other_architecture_is_refused_and_nothing_is_loaded(tmp_path, other):
     torch.save({"model": build(cfg).state_dict()}, tmp_path / "other.pth")
     model = build(small_cfg(), seed=1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    expected = {"queries": r"query_embed\.weight: got \(10, 64\), expected \(12, 64\)",
-                "depth": r"transformer_\w+_layers\.3\.\S+: not in the checkpoint, expected",
-                "build_resnet_backbone": r"backbone\.\S+: not in the checkpoint"}[other]
+    expected = {
+        "queries": r"query_embed\.weight: got \(10, 64\), expected \(12, 64\)",
+        "depth": r"transformer_\w+_layers\.3\.\S+: not in the checkpoint, expected",
+        "build_resnet_backbone": r"backbone\.\S+: not in the checkpoint",
+    }[other]
     with pytest.raises(ValueError, match=expected):
         Checkpointer(model).load(str(tmp_path / "other.pth"))
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.parametrize("backbone, head", [("build_resnet_backbone", "stem.fc.weight"),
-                                            ("D2SwinTransformer", "head.weight"), ("D2DiNAT", "head.weight"),
-                                            ("D2ConvNeXt", "head.weight")])
+@pytest.mark.parametrize(
+    "backbone, head",
+    [
+        ("build_resnet_backbone", "stem.fc.weight"),
+        ("D2SwinTransformer", "head.weight"),
+        ("D2DiNAT", "head.weight"),
+        ("D2ConvNeXt", "head.weight"),
+    ],
+)
 def test_imagenet_pickle_loads_the_backbone_alone(tmp_path, backbone, head):
     """The layout of the official ImageNet files: a pickle, no prefix, a classifier, no output norms."""
     source = build(small_cfg(backbone)).state_dict()
-    weights = {key.removeprefix("backbone."): value.numpy() for key, value in source.items()
-               if key.startswith("backbone.") and not key.startswith("backbone.norm")
-               and not key.endswith("num_batches_tracked")}
+    weights = {
+        key.removeprefix("backbone."): value.numpy()
+        for key, value in source.items()
+        if key.startswith("backbone.")
+        and not key.startswith("backbone.norm")
+        and not key.endswith("num_batches_tracked")
+    }
     weights[head] = torch.zeros(10, 4).numpy()
     with open(tmp_path / "imagenet.pkl", "wb") as stream:
         pickle.dump({"model": weights, "__author__": "someone", "matching_heuristics": True}, stream)
@@ -351,6 +450,7 @@ def test_imagenet_pickle_loads_the_backbone_alone(tmp_path, backbone, head):
 
 def test_timm_weights_load_into_a_timm_backbone(tmp_path):
     import timm
+
     torch.manual_seed(0)
     source = timm.create_model("resnet18", num_classes=7)
     torch.save(source.state_dict(), tmp_path / "resnet18.pth")
@@ -364,9 +464,49 @@ def test_timm_weights_load_into_a_timm_backbone(tmp_path):
 def test_imagenet_backbone_of_another_size_is_refused(tmp_path):
     cfg = small_cfg()
     cfg.MODEL.SWIN.EMBED_DIM = 32
-    weights = {key.removeprefix("backbone."): value for key, value in build(cfg).state_dict().items()
-               if key.startswith("backbone.") and not key.startswith("backbone.norm")}
+    weights = {
+        key.removeprefix("backbone."): value
+        for key, value in build(cfg).state_dict().items()
+        if key.startswith("backbone.") and not key.startswith("backbone.norm")
+    }
     torch.save({"model": weights}, tmp_path / "wide.pth")
-    with pytest.raises(ValueError, match=r"backbone\.patch_embed\.proj\.weight: got \(32, 3, 4, 4\), "
-                                         r"expected \(24, 3, 4, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"backbone\.patch_embed\.proj\.weight: got \(32, 3, 4, 4\), "
+        r"expected \(24, 3, 4, 4\)",
+    ):
         Checkpointer(build(small_cfg())).load(str(tmp_path / "wide.pth"))
+
+
+# ---- settings that no shape shows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, value", [("num_attention_heads", 4), ("use_task_norm", False), ("pre_norm", True)]
+)
+def test_another_setting_in_config_json_is_refused(tmp_path, name, value):
+    cfg, _, folder = exported(tmp_path, "D2SwinTransformer")
+    config = json.loads((folder / "config.json").read_text())
+    config[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    model = build(cfg, seed=1)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=f"{name} {value}, the model"):
+        Checkpointer(model).load(str(folder))
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def test_dinat_folder_comes_back_and_its_dilations_are_compared(tmp_path):
+    cfg, source, folder = exported(tmp_path, "D2DiNAT")
+    model = build(cfg, seed=1)
+    checkpointer = Checkpointer(model)
+    checkpointer.load(str(folder))
+    assert checkpointer.last_report.is_complete
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict()[key]), key
+    cfg.MODEL.DiNAT.DILATIONS = [[1], [1], [1, 2], [1]]
+    with pytest.raises(
+        ValueError, match=r"dilations \[\[1\], \[2\], \[1, 2\], \[1\]\], the model \[\[1\], \[1\]"
+    ):
+        Checkpointer(build(cfg)).load(str(folder))

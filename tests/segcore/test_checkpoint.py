@@ -27,8 +27,9 @@ from segcore.checkpoint import (
 class Toy(nn.Module):
     def __init__(self, width: int = 4, classes: int = 3, with_text: bool = False, depth: int = 1):
         super().__init__()
-        self.backbone = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width))
-                                        for _ in range(depth)])
+        self.backbone = nn.Sequential(
+            *[nn.Sequential(nn.Conv2d(3, width, 1), nn.BatchNorm2d(width)) for _ in range(depth)]
+        )
         self.head = nn.Linear(width, width)
         self.classify = nn.Linear(width, classes)
         if with_text:
@@ -40,8 +41,12 @@ def toy_rules(monkeypatch):
     """Rules for the toy, in registries of this test's own."""
     monkeypatch.setattr(converters, "_CONVERTERS", {})
     monkeypatch.setattr(converters, "_MODEL_RULES", {})
-    register_model_rules("toy", lambda keys: "classify.weight" in keys, class_head=[r"classify\.(weight|bias)"],
-                         training_only=["text."])
+    register_model_rules(
+        "toy",
+        lambda keys: "classify.weight" in keys,
+        class_head=[r"classify\.(weight|bias)"],
+        training_only=["text."],
+    )
 
 
 def toy(seed: int = 0, **options) -> Toy:
@@ -72,16 +77,31 @@ def write(path, model: nn.Module, kind: str) -> str:
             pickle.dump({"model": values, "__author__": "someone", "matching_heuristics": True}, stream)
     else:
         path += ".pth"
-        data = {"plain": state, "model": {"model": state}, "state_dict": {"state_dict": state, "epoch": 3},
-                "metadata": {"model": model.state_dict()}, "legacy": {"model": state},
-                "data_parallel": {f"module.{key}": value for key, value in state.items()},
-                "namespace": {"model": state, "args": argparse.Namespace(lr=1), "best": np.float64(3.5)}}[kind]
+        data = {
+            "plain": state,
+            "model": {"model": state},
+            "state_dict": {"state_dict": state, "epoch": 3},
+            "metadata": {"model": model.state_dict()},
+            "legacy": {"model": state},
+            "data_parallel": {f"module.{key}": value for key, value in state.items()},
+            "namespace": {"model": state, "args": argparse.Namespace(lr=1), "best": np.float64(3.5)},
+        }[kind]
         torch.save(data, path, _use_new_zipfile_serialization=kind != "legacy")
     return path
 
 
-KINDS = ["plain", "model", "state_dict", "metadata", "legacy", "data_parallel", "namespace", "safetensors",
-         "numpy.pkl", "torch.pkl"]
+KINDS = [
+    "plain",
+    "model",
+    "state_dict",
+    "metadata",
+    "legacy",
+    "data_parallel",
+    "namespace",
+    "safetensors",
+    "numpy.pkl",
+    "torch.pkl",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,16 +121,19 @@ def test_truncated_file_is_one_error_and_changes_nothing(tmp_path, kind, keep):
     os.truncate(path, int(size * keep))
     model = toy(1)
     before = frozen(model)
-    with pytest.raises(ValueError, match="cannot read the weights .*truncated or not a weight file"):
+    with pytest.raises(ValueError, match=r"cannot read the weights .*truncated or not a weight file"):
         Checkpointer(model).load(path)
     assert_equal_state(model, before)
 
 
-@pytest.mark.parametrize("text, why", [
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer"),
-    (b"<!DOCTYPE html><html>not found</html>", "web page"),
-    (b"\x00" * 4096, "not a weight file"),
-])
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>not found</html>", "web page"),
+        (b"\x00" * 4096, "not a weight file"),
+    ],
+)
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.safetensors"])
 def test_files_that_are_something_else(tmp_path, text, why, name):
     (tmp_path / name).write_bytes(text)
@@ -140,7 +163,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, name):
         (tmp_path / name).write_bytes(pickle.dumps(data))
     else:
         torch.save(data, tmp_path / name, _use_new_zipfile_serialization=name == "bomb.pth")
-    with pytest.raises(ValueError, match="Python objects other than tensors.*mkdir"):
+    with pytest.raises(ValueError, match=r"Python objects other than tensors.*mkdir"):
         read_checkpoint(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
@@ -154,10 +177,13 @@ def test_missing_file_is_one_error(tmp_path):
 # ---- what fits and what does not ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"width": 6}, r"backbone\.0\.0\.weight: got \(6, 3, 1, 1\), expected \(4, 3, 1, 1\)"),
-    ({"depth": 2}, r"backbone\.1\.0\.weight: got \(4, 3, 1, 1\), the model has no such tensor"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"width": 6}, r"backbone\.0\.0\.weight: got \(6, 3, 1, 1\), expected \(4, 3, 1, 1\)"),
+        ({"depth": 2}, r"backbone\.1\.0\.weight: got \(4, 3, 1, 1\), the model has no such tensor"),
+    ],
+)
 def test_another_architecture_is_refused_whole(tmp_path, options, message):
     path = write(tmp_path / "other", toy(0, **options), "model")
     model = toy(1)
@@ -170,14 +196,18 @@ def test_another_architecture_is_refused_whole(tmp_path, options, message):
 
 def test_a_deeper_model_refuses_a_shallow_checkpoint(tmp_path):
     path = write(tmp_path / "shallow", toy(0), "model")
-    with pytest.raises(ValueError, match=r"backbone\.1\.0\.weight: not in the checkpoint, expected \(4, 3, 1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"backbone\.1\.0\.weight: not in the checkpoint, expected \(4, 3, 1, 1\)"
+    ):
         Checkpointer(toy(1, depth=2)).load(path)
 
 
 def test_a_stranger_is_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "stranger.pth")
     register_converter("toy's other format", lambda state: False, lambda state, model: dict(state))
-    with pytest.raises(ValueError, match=r"known formats \(toy's other format\); its first keys are conv\.weight"):
+    with pytest.raises(
+        ValueError, match=r"known formats \(toy's other format\); its first keys are conv\.weight"
+    ):
         Checkpointer(toy()).load(str(tmp_path / "stranger.pth"))
 
 
@@ -244,8 +274,11 @@ def test_a_registered_format_is_found_by_its_keys(tmp_path):
     register_converter("feet", lambda state: any(key.startswith("feet.") for key in state), _renamed)
     source, model = toy(0), toy(1)
     # One key is spelled the same in both, as real formats have it.
-    foreign = {key.replace("backbone", "feet"): value for key, value in source.state_dict().items()
-               if key.startswith("backbone") or key == "head.bias"}
+    foreign = {
+        key.replace("backbone", "feet"): value
+        for key, value in source.state_dict().items()
+        if key.startswith("backbone") or key == "head.bias"
+    }
     foreign["head.weight"] = source.head.weight.detach()
     torch.save(foreign, tmp_path / "feet.pth")
     checkpointer = Checkpointer(model)
@@ -256,8 +289,10 @@ def test_a_registered_format_is_found_by_its_keys(tmp_path):
 
 
 def test_optional_keys_may_lack_in_a_module_that_is_there(tmp_path):
-    torch.save({f"feet.0.0.{name}": value for name, value in toy(0).backbone[0][0].state_dict().items()},
-               tmp_path / "feet.pth")
+    torch.save(
+        {f"feet.0.0.{name}": value for name, value in toy(0).backbone[0][0].state_dict().items()},
+        tmp_path / "feet.pth",
+    )
     register_converter("feet", lambda state: True, _renamed)
     with pytest.raises(ValueError, match=r"backbone\.0\.1\.weight: not in the checkpoint"):
         Checkpointer(toy(1)).load(str(tmp_path / "feet.pth"))
@@ -312,7 +347,7 @@ def test_resume_with_other_classes_is_refused(tmp_path):
     Checkpointer(model, str(tmp_path), optimizer=optimizer).save("m")
     other, other_optimizer = _trained(1)
     before = frozen(other)
-    with pytest.raises(ValueError, match="cannot resume .* has 5 outputs, the model's 3"):
+    with pytest.raises(ValueError, match=r"cannot resume .* has 5 outputs, the model's 3"):
         Checkpointer(other, str(tmp_path), optimizer=other_optimizer).load(str(tmp_path / "m.pth"))
     assert_equal_state(other, before)
 
@@ -389,6 +424,7 @@ def test_broken_folders(tmp_path):
 
 def test_hub_names(tmp_path, monkeypatch):
     import huggingface_hub
+
     for name in ("hf:name", "hf:a/b/c", "hf:/b", "hf:"):
         with pytest.raises(ValueError, match="not of the form hf:ORG/NAME"):
             read_checkpoint(name)
@@ -417,9 +453,15 @@ def test_the_hub_offline_is_one_error(monkeypatch):
 # ---- portable weights --------------------------------------------------------------------------------------
 
 
-METADATA = {"name": "toys", "stuff_classes": ["wall", "car", "Straße"], "stuff_colors": [[1, 2, 3]] * 3,
-            "thing_dataset_id_to_contiguous_id": {7: 1}, "stuff_dataset_id_to_contiguous_id": {3: 0, 9: 2},
-            "ignore_label": 255, "panoptic_root": "/home/someone"}
+METADATA = {
+    "name": "toys",
+    "stuff_classes": ["wall", "car", "Straße"],
+    "stuff_colors": [[1, 2, 3]] * 3,
+    "thing_dataset_id_to_contiguous_id": {7: 1},
+    "stuff_dataset_id_to_contiguous_id": {3: 0, 9: 2},
+    "ignore_label": 255,
+    "panoptic_root": "/home/someone",
+}
 
 
 def test_portable_round_trip(tmp_path):
@@ -443,6 +485,7 @@ def test_portable_round_trip(tmp_path):
 
 def test_portable_config_names_no_path_of_the_machine(tmp_path):
     from detectron2.config import get_cfg
+
     cfg = get_cfg()
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "/home/someone/model.pth", "/home/someone/run"
     cfg.freeze()
@@ -463,7 +506,7 @@ def test_portable_errors(tmp_path):
         save_portable(model, "", path, metadata=METADATA, terms=" ")
     with pytest.raises(ValueError, match="no stuff_classes"):
         save_portable(model, "", path, metadata={"name": "x"}, terms="ours")
-    with pytest.raises(ValueError, match="cannot store weights as torch.int8"):
+    with pytest.raises(ValueError, match=r"cannot store weights as torch\.int8"):
         save_portable(model, "", path, dtype=torch.int8, **good)
     with torch.no_grad():
         model.head.weight[0, 0] = 1e6
@@ -476,5 +519,5 @@ def test_portable_errors(tmp_path):
     with pytest.raises(ValueError, match="no config inside"):
         load_portable(path)
     os.truncate(path, 100)
-    with pytest.raises(ValueError, match="truncated or not safetensors|is truncated"):
+    with pytest.raises(ValueError, match=r"is truncated or not safetensors"):
         load_portable(path)

@@ -69,7 +69,7 @@ def _check_features(name: str, backbone: Backbone, wanted: list[str]) -> None:
         )
     wrong = {f: shapes[f].stride for f in wanted if f in STRIDES and shapes[f].stride != STRIDES[f]}
     if wrong:
+        expected = {feature: STRIDES[feature] for feature in wrong}
         raise ValueError(
-            f"backbone {name} has strides {wrong}; expected {({f: STRIDES[f] for f in wrong})}, "
-            "which the pixel decoder is built for"
+            f"backbone {name} has strides {wrong}; expected {expected}, which the pixel decoder is built for"
         )

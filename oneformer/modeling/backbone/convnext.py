@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,9 @@ class ChannelLayerNorm(nn.Module):
     `device` and `dtype` are what timm hands to a norm.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-6, channels_first: bool = False, device=None, dtype=None):
+    def __init__(
+        self, channels: int, eps: float = 1e-6, channels_first: bool = False, device=None, dtype=None
+    ):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
@@ -40,7 +43,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 class Block(ConvNeXtBlock):
-    """timm's block; its layers are registered under the official names: dwconv, norm, pwconv1, pwconv2, gamma.
+    """timm's block, its layers registered under the official names: dwconv, norm, pwconv1, pwconv2, gamma.
 
     `conv_dw` and `mlp`, by which timm's forward finds them, stay as plain attributes: registered too, they
     would appear a second time in the state dict.
@@ -85,7 +88,7 @@ class ConvNeXt(StagedBackbone):
         norm = partial(ChannelLayerNorm, channels_first=True)
         stem = nn.Sequential(nn.Conv2d(in_chans, dims[0], kernel_size=4, stride=4), norm(dims[0]))
         self.downsample_layers = nn.ModuleList([stem])
-        for before, after in zip(dims, dims[1:]):
+        for before, after in pairwise(dims):
             halve = nn.Conv2d(before, after, kernel_size=2, stride=2)
             self.downsample_layers.append(nn.Sequential(norm(before), halve))
         self.stages = nn.ModuleList(

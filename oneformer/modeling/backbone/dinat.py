@@ -78,7 +78,13 @@ class Block(nn.Module):
     """Pre-norm transformer layer: attention, then a two-layer perceptron."""
 
     def __init__(
-        self, channels: int, num_heads: int, kernel_size: int, dilation: int, mlp_ratio: float, drop_path: float
+        self,
+        channels: int,
+        num_heads: int,
+        kernel_size: int,
+        dilation: int,
+        mlp_ratio: float,
+        drop_path: float,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -178,7 +184,7 @@ class DiNAT(StagedBackbone):
     def _parts(self) -> list[list[nn.Module]]:
         # A level ends with the way down, which belongs to the stage after it.
         down = [[]] + [[level.downsample] for level in self.levels[:-1]]
-        return [[self.patch_embed]] + [before + [level.blocks] for before, level in zip(down, self.levels)]
+        return [[self.patch_embed]] + [[*before, level.blocks] for before, level in zip(down, self.levels)]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"res2": (B, C, ceil(H/4), ceil(W/4)), ... "res5": stride 32}."""

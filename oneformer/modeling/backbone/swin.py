@@ -103,7 +103,7 @@ class Swin(StagedBackbone, SwinTransformer):
     def _parts(self) -> list[list[torch.nn.Module]]:
         # A layer ends with the merging of patches, which belongs to the stage after it.
         merging = [[]] + [[layer.downsample] for layer in self.layers[:-1]]
-        return [[self.patch_embed]] + [before + [layer.blocks] for before, layer in zip(merging, self.layers)]
+        return [[self.patch_embed]] + [[*before, layer.blocks] for before, layer in zip(merging, self.layers)]
 
     @property
     def size_divisibility(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import timm
 import torch
 from detectron2.config import configurable
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from .stages import STAGES, STRIDES, EagerConstants, StagedBackbone
 
 TIMM_PREFIX = "timm:"
+_PROBE_SIZE = (128, 160)  # multiples of the largest stride, and no square
 
 
 class TimmBackbone(StagedBackbone):
@@ -51,10 +50,12 @@ class TimmBackbone(StagedBackbone):
         options = {"in_chans": in_chans}
         if drop_path_rate > 0:
             options["drop_path_rate"] = drop_path_rate
-        indices = _stage_indices(name, options)
+        indices, options = _probe(name, options)
         with EagerConstants():
-            self.body = _create(name, options, pretrained=pretrained, out_indices=indices)
-        self._channels_last = self.body.output_fmt == Format.NHWC
+            self.body = timm.create_model(
+                name, pretrained=pretrained, features_only=True, out_indices=indices, **options
+            )
+        self._channels_last = _channels_last(self.body)
         self._set_outputs(self.body.feature_info.channels(), STAGES)
         self._freeze(freeze_at, self._parts(name, freeze_at))
 
@@ -96,33 +97,55 @@ class TimmBackbone(StagedBackbone):
         return dict(zip(STAGES, features))
 
 
-def _create(name: str, options: dict, pretrained: bool = False, **feature_options) -> nn.Module:
+def _channels_last(body: nn.Module) -> bool:
+    # Feature extractors of timm that have no `output_fmt` belong to convolutional networks.
+    return getattr(body, "output_fmt", Format.NCHW) == Format.NHWC
+
+
+def _probe(name: str, options: dict) -> tuple[list[int], dict]:
+    """Where in timm's list of features the deepest one of each stride is, and how to build the model.
+
+    Builds and runs the model on the meta device: no memory, no initialisation, only shapes.
+    """
+    with torch.device("meta"), EagerConstants():
+        model, options = _create_for_any_size(name, options)
+        deepest = {entry["reduction"]: index for index, entry in enumerate(model.feature_info.info)}
+        missing = [stride for stride in STRIDES.values() if stride not in deepest]
+        if missing:
+            raise ValueError(
+                f"timm model {name!r} has features at strides {sorted(deepest)}, none at {missing}; "
+                f"OneFormer needs {list(STRIDES.values())}: choose a hierarchical model, e.g. 'resnet50'"
+            )
+        height, width = _PROBE_SIZE
+        try:
+            model.eval()(torch.empty(1, options["in_chans"], height, width))
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"timm model {name!r} cannot take an image of {height} x {width} pixels ({error}); "
+                "OneFormer needs a model without a fixed input size"
+            ) from error
+    return [deepest[stride] for stride in STRIDES.values()], options
+
+
+def _create_for_any_size(name: str, options: dict) -> tuple[nn.Module, dict]:
+    """A features-only model and its options; models with a fixed input size are asked to take any."""
     try:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, **feature_options, **options)
+        any_size = {**options, "strict_img_size": False}
+        return timm.create_model(name, features_only=True, **any_size), any_size
     except TypeError as error:
-        if "drop_path_rate" not in str(error):
-            raise
-        raise ValueError(
-            f"timm model {name!r} has no stochastic depth; set MODEL.TIMM.DROP_PATH_RATE to 0"
-        ) from error
-
-
-def _stage_indices(name: str, options: dict) -> Sequence[int]:
-    """Positions, in timm's list of features, of the deepest feature at each of the four strides."""
+        if "strict_img_size" not in str(error):
+            raise _cannot_create(name, error) from error
+    except (RuntimeError, AttributeError) as error:
+        raise _cannot_create(name, error) from error
     try:
-        # Shapes are all that is needed: without memory, without initialisation.
-        with torch.device("meta"), EagerConstants():
-            info = _create(name, options).feature_info
-    except (RuntimeError, AttributeError, AssertionError) as error:
-        raise ValueError(
-            f"timm model {name!r} cannot return features ({error}); choose a hierarchical model, e.g. "
-            "'resnet50', 'convnext_tiny', 'swin_tiny_patch4_window7_224'"
-        ) from error
-    deepest = {entry["reduction"]: index for index, entry in enumerate(info.info)}
-    missing = [stride for stride in STRIDES.values() if stride not in deepest]
-    if missing:
-        raise ValueError(
-            f"timm model {name!r} has features at strides {sorted(deepest)}, none at {missing}; "
-            "OneFormer needs 4, 8, 16 and 32"
-        )
-    return [deepest[stride] for stride in STRIDES.values()]
+        return timm.create_model(name, features_only=True, **options), options
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise _cannot_create(name, error) from error
+
+
+def _cannot_create(name: str, error: Exception) -> ValueError:
+    if "drop_path_rate" in str(error):
+        return ValueError(f"timm model {name!r} has no stochastic depth; set MODEL.TIMM.DROP_PATH_RATE to 0")
+    return ValueError(
+        f"timm model {name!r} cannot return features ({error}); choose a hierarchical model, e.g. 'resnet50'"
+    )

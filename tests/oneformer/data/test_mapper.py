@@ -300,10 +300,10 @@ def test_png_of_one_channel(record):
 
 
 def test_sizes_that_do_not_fit(record):
-    with pytest.raises(ValueError, match="40x60.*its annotation says 41x60"):
+    with pytest.raises(ValueError, match=r"40x60.*its annotation says 41x60"):
         make_mapper()({**record, "height": 41, "width": 60})
     write_png(record["pan_seg_file_name"], scene_ids(40, 59))
-    with pytest.raises(ValueError, match="40x59.*40x60"):
+    with pytest.raises(ValueError, match=r"40x59.*40x60"):
         make_mapper()(record)
 
 
@@ -332,5 +332,5 @@ def test_unknown_names(registered):
             build_train_loader(config(DATASETS__TRAIN=(registered,), **{key: value}))
     with pytest.raises(ValueError, match="'nowhere' is not registered"):
         build_test_loader(config(DATASETS__TRAIN=(registered,)), "nowhere")
-    with pytest.raises(ValueError, match="DATASETS.TRAIN"):
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN"):
         build_train_loader(config())

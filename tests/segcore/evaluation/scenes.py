@@ -1,4 +1,4 @@
-"""Tiny panoptic data sets for the evaluators' tests: random scenes, imperfect predictions, the files, the metadata."""
+"""Tiny panoptic data sets for the evaluators' tests: scenes, imperfect predictions, files, metadata."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ CATEGORIES = [
     {"id": 41, "name": "road", "isthing": 0},
     {"id": 55, "name": "wall", "isthing": 0},
 ]
+Scene = tuple[np.ndarray, list[dict]]  # (H, W) segment ids, the segments
+
 THINGS = {7: 0, 11: 1, 23: 2}
 CLASSES = {category["id"]: index for index, category in enumerate(CATEGORIES)}
 
@@ -33,8 +35,8 @@ def cells(rng: np.random.Generator, height: int, width: int, count: int) -> np.n
     return distance.argmin(-1)
 
 
-def ground_truth(rng: np.random.Generator, height=48, width=64, count=14) -> tuple[np.ndarray, list[dict]]:
-    """A random scene with void, crowds, ids anywhere in three bytes, and sometimes a segment without pixels."""
+def ground_truth(rng: np.random.Generator, height=48, width=64, count=14) -> Scene:
+    """A scene with void, crowds, ids anywhere in three bytes, and sometimes a segment without pixels."""
     cell = cells(rng, height, width, count)
     ids = np.concatenate([[0], rng.choice(2**24 - 1, count + 1, replace=False) + 1])
     owner = np.where(rng.random(count) < 0.15, 0, np.arange(1, count + 1))
@@ -50,7 +52,7 @@ def ground_truth(rng: np.random.Generator, height=48, width=64, count=14) -> tup
     return image.astype(np.int32), segments
 
 
-def prediction(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) -> tuple[np.ndarray, list[dict]]:
+def prediction(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) -> Scene:
     """The scene seen badly: shifted, some segments lost, some of another category, some painted over void."""
     category_of = {segment["id"]: segment["category_id"] for segment in segments}
     seen = np.roll(ids, (int(rng.integers(0, 3)), int(rng.integers(0, 3))), axis=(0, 1)).astype(np.int64)
@@ -78,7 +80,8 @@ def outputs(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) -> 
     ]
     things = [s for s in segments if s["category_id"] in THINGS]
     instances = Instances(ids.shape)
-    instances.pred_masks = torch.from_numpy(np.stack([ids == s["id"] for s in things] or [ids < 0])[: len(things)])
+    masks = np.stack([ids == s["id"] for s in things] or [ids < 0])[: len(things)]
+    instances.pred_masks = torch.from_numpy(masks)
     instances.scores = torch.from_numpy(rng.random(len(things)).astype(np.float32))
     instances.pred_classes = torch.tensor([CLASSES[s["category_id"]] for s in things], dtype=torch.int64)
     scores = torch.from_numpy(rng.random((len(CLASSES), *ids.shape)).astype(np.float32))
@@ -87,7 +90,7 @@ def outputs(rng: np.random.Generator, ids: np.ndarray, segments: list[dict]) -> 
     return {"panoptic_seg": (torch.from_numpy(ids), panoptic), "instances": instances, "sem_seg": scores}
 
 
-def write_data_set(folder: Path, scenes: list[tuple[np.ndarray, list[dict]]]) -> None:
+def write_data_set(folder: Path, scenes: list[Scene]) -> None:
     """Write scenes as a COCO-panoptic folder: panoptic/*.png and panoptic.json, image ids 101, 102, ..."""
     (folder / "panoptic").mkdir(parents=True)
     annotations = []

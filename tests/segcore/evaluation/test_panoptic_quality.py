@@ -13,7 +13,7 @@ from tests.segcore.evaluation.scenes import CATEGORIES, cells, ground_truth, pre
 
 
 def literal(pred_ids, pred_segments, gt_ids, gt_segments, totals):
-    """COCO's rules as they are told, one pair of masks after the other; adds to {category: [iou, tp, fp, fn]}."""
+    """COCO's rules as they are told, mask after mask; adds to {category: [iou, tp, fp, fn]}."""
     void = gt_ids == 0
     matched_gt, matched_pred = set(), set()
     for g in gt_segments:
@@ -122,7 +122,8 @@ def test_hand_worked_cases():
     # Exactly half is no match: one miss and one false alarm.
     assert counts(strip((5, 5), (0, 15)), [(5, 7)], gt, [(1, 7, 0)]) == {7: (0, 1, 1, 0.0)}
     # The right place, the wrong category: a false alarm there, a miss here.
-    assert counts(strip((5, 10), (0, 10)), [(5, 11)], gt, [(1, 7, 0)]) == {7: (0, 0, 1, 0.0), 11: (0, 1, 0, 0.0)}
+    both = {7: (0, 0, 1, 0.0), 11: (0, 1, 0, 0.0)}
+    assert counts(strip((5, 10), (0, 10)), [(5, 11)], gt, [(1, 7, 0)]) == both
     # Mostly on void: no false alarm. Exactly half on void: a false alarm.
     assert counts(strip((0, 6), (5, 10), (0, 4)), [(5, 11)], gt, [(1, 7, 0)]) == {7: (0, 0, 1, 0.0)}
     assert counts(strip((0, 5), (5, 10), (0, 5)), [(5, 11)], gt, [(1, 7, 0)])[11] == (0, 1, 0, 0.0)
@@ -166,20 +167,23 @@ def test_averages_over_occurring_categories_and_nan_without_any():
 ONE = [{"id": 1, "category_id": 7}]
 
 
+GOOD = (strip((1, 4)), ONE)
+
+
 @pytest.mark.parametrize(
     ("pred", "gt", "error", "words"),
     [
-        ((strip((9, 4)), ONE), (strip((1, 4)), ONE), ValueError, r"prediction's map shows segment ids \[9\]"),
-        ((strip((1, 4)), ONE), (strip((9, 4)), ONE), ValueError, r"ground truth's map shows segment ids \[9\]"),
-        ((strip((-1, 1), (1, 3)), ONE), (strip((1, 4)), ONE), ValueError, r"segment ids \[-1\]"),
-        ((strip((0, 4)), ONE), (strip((1, 4)), ONE), ValueError, r"lists segments \[1\] that have no pixel"),
-        ((strip((1, 5)), ONE), (strip((1, 4)), ONE), ValueError, "1x5 but the ground truth 1x4"),
-        ((strip((1, 4)), [{"id": 1, "category_id": 99}]), (strip((1, 4)), ONE), ValueError, r"categories \[99\]"),
-        ((strip((1, 4)), ONE), (strip((1, 4)), [{"id": 1, "category_id": 8}]), ValueError, r"truth.*\[8\]"),
-        ((strip((1, 4)), ONE * 2), (strip((1, 4)), ONE), ValueError, "distinct ids"),
-        ((strip((0, 4)), [{"id": 0, "category_id": 7}]), (strip((1, 4)), ONE), ValueError, "other than 0"),
-        ((strip((1, 4)) * 1.0, ONE), (strip((1, 4)), ONE), TypeError, "must be integers"),
-        ((strip((1, 4))[0], ONE), (strip((1, 4)), ONE), ValueError, r"\(height, width\)"),
+        ((strip((9, 4)), ONE), GOOD, ValueError, r"prediction's map shows segment ids \[9\]"),
+        (GOOD, (strip((9, 4)), ONE), ValueError, r"ground truth's map shows segment ids \[9\]"),
+        ((strip((-1, 1), (1, 3)), ONE), GOOD, ValueError, r"segment ids \[-1\]"),
+        ((strip((0, 4)), ONE), GOOD, ValueError, r"lists segments \[1\] that have no pixel"),
+        ((strip((1, 5)), ONE), GOOD, ValueError, "1x5 but the ground truth 1x4"),
+        ((strip((1, 4)), [{"id": 1, "category_id": 99}]), GOOD, ValueError, r"categories \[99\]"),
+        (GOOD, (strip((1, 4)), [{"id": 1, "category_id": 8}]), ValueError, r"truth.*\[8\]"),
+        ((strip((1, 4)), ONE * 2), GOOD, ValueError, "distinct ids"),
+        ((strip((0, 4)), [{"id": 0, "category_id": 7}]), GOOD, ValueError, "other than 0"),
+        ((strip((1, 4)) * 1.0, ONE), GOOD, TypeError, "must be integers"),
+        ((strip((1, 4))[0], ONE), GOOD, ValueError, r"\(height, width\)"),
     ],
 )
 def test_wrong_input_is_named(pred, gt, error, words):

@@ -37,7 +37,11 @@ def make(shape, kernel, dtype=torch.float32, bias=True, seed=0):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
     side = 2 * kernel - 1
-    rpb = torch.randn(shape[1], side, side, generator=generator, dtype=torch.float64).to(dtype) if bias else None
+    rpb = (
+        torch.randn(shape[1], side, side, generator=generator, dtype=torch.float64).to(dtype)
+        if bias
+        else None
+    )
     return q, k, v, rpb
 
 
@@ -69,14 +73,18 @@ def test_equals_loop_over_pixels(backend, case):
     ours.backward(direction)
     for mine, true in zip(inputs, exact_inputs):
         if mine is not None:
-            torch.testing.assert_close(mine.grad.double(), true.grad, atol=1e-5 * max(1, true.grad.abs().max()), rtol=0)
+            torch.testing.assert_close(
+                mine.grad.double(), true.grad, atol=1e-5 * max(1, true.grad.abs().max()), rtol=0
+            )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradcheck(backend):
     inputs = [x.requires_grad_() for x in make((1, 2, 5, 7, 3), 3, torch.float64)]
     with use_backend(backend):
-        assert torch.autograd.gradcheck(lambda q, k, v, r: neighborhood_attention_2d(q, k, v, 3, 1, r), inputs)
+        assert torch.autograd.gradcheck(
+            lambda q, k, v, r: neighborhood_attention_2d(q, k, v, 3, 1, r), inputs
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

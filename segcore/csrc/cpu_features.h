@@ -1,0 +1,35 @@
+// The best instruction set that this processor and this build share.
+#pragma once
+#include "target.h"
+
+namespace segcore {
+
+enum class InstructionSet { kDefault, kAvx2, kAvx512 };
+
+inline InstructionSet instruction_set() {
+#if SEGCORE_X86
+  static const InstructionSet best = [] {
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    return avx512 ? InstructionSet::kAvx512 : avx2 ? InstructionSet::kAvx2 : InstructionSet::kDefault;
+  }();
+  return best;
+#else
+  return InstructionSet::kDefault;
+#endif
+}
+
+inline const char* instruction_set_name() {
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+      return "AVX-512VL";
+    case InstructionSet::kAvx2:
+      return "AVX2";
+    default:
+      return "default";
+  }
+}
+
+}  // namespace segcore

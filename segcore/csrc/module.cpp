@@ -1,0 +1,25 @@
+// The Python module segcore._C: importing it registers the compiled operators with PyTorch.
+#include <Python.h>
+#include <torch/library.h>
+
+#include "cpu_features.h"
+
+TORCH_LIBRARY(segcore_native, m) {
+  m.def("msda_forward(Tensor value, int[] shapes, Tensor? reference, Tensor points, Tensor weights) -> Tensor");
+  m.def(
+      "msda_backward(Tensor grad, Tensor value, int[] shapes, Tensor? reference, Tensor points, Tensor weights) "
+      "-> (Tensor, Tensor, Tensor)");
+}
+
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", "Compiled operators of segcore.", -1, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) return nullptr;
+  PyModule_AddStringConstant(module, "instruction_set", segcore::instruction_set_name());
+#ifdef SEGCORE_WITH_CUDA
+  PyModule_AddIntConstant(module, "with_cuda", 1);
+#else
+  PyModule_AddIntConstant(module, "with_cuda", 0);
+#endif
+  return module;
+}
