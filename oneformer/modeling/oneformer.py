@@ -18,6 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.registry import register_once
+
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, expand_task
 from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
@@ -42,7 +44,7 @@ class _Decoded:
     image_size: tuple[int, int]
 
 
-@META_ARCH_REGISTRY.register()
+@register_once(META_ARCH_REGISTRY)
 class OneFormer(nn.Module):
     """One model for panoptic, instance and semantic segmentation, told which by the input's task."""
 
