@@ -1,1 +1,7 @@
 """SegGPT (arXiv:2304.03284) for Detectron2: segment anything from examples in context."""
+
+from segcore.lazy import attach
+
+__all__ = ["add_seggpt_config"]
+
+__getattr__, __dir__ = attach(__name__, {"add_seggpt_config": ".config"})

@@ -9,10 +9,11 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from PIL import Image
 
 from oneformer import add_oneformer_config
-from oneformer.data.augmentation import ResizeShortestEdge
+from oneformer.data.augmentation import ResizeShortestEdge, build_recipe
 from oneformer.data.mapper import OneFormerMapper
 from oneformer.data.targets import make_targets
 from oneformer.data.tokenizer import Tokenizer
@@ -87,7 +88,7 @@ def targets_by_loop(ids, task):
     sem_seg = np.full(ids.shape, 255)
     for c, mask in zip(classes, masks):
         sem_seg[mask] = c
-    return classes, np.stack(masks), sem_seg
+    return classes, np.array(masks).reshape(-1, *ids.shape), sem_seg
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -211,6 +212,28 @@ def test_loader_from_config(registered, recipe):
         assert torch.equal(item["image"], same["image"])
         assert item["task"] == same["task"]
         assert torch.equal(item["instances"].gt_masks, same["instances"].gt_masks)
+
+
+@pytest.mark.parametrize("recipe", ["resize_crop", "lsj"])
+@pytest.mark.parametrize("seed", range(4))
+def test_augmenting_the_index_map_equals_augmenting_the_png(record, registered, recipe, seed):
+    """The official mappers resize, crop and flip the RGB PNG, and decode it afterwards."""
+    cfg = config(DATASETS__TRAIN=(registered,), INPUT__RECIPE=recipe)
+    mapper = OneFormerMapper(cfg, True)
+    np.random.seed(seed)
+    random.seed(seed)
+    output = mapper(record)
+    np.random.seed(seed)
+    random.seed(seed)
+    png = np.asarray(Image.open(record["pan_seg_file_name"]))
+    augmented = T.AugInput(np.asarray(Image.open(record["file_name"])), sem_seg=png)
+    T.AugmentationList(build_recipe(cfg))(augmented)
+    ids = augmented.sem_seg.astype(int) @ [1, 256, 65536]
+    classes, masks, sem_seg = targets_by_loop(ids, mapper._draw_task())
+    assert (output["image"].numpy() == augmented.image.transpose(2, 0, 1)).all()
+    assert output["instances"].gt_classes.tolist() == classes
+    assert (output["instances"].gt_masks.numpy() == masks).all()
+    assert (output["sem_seg"].numpy() == sem_seg).all()
 
 
 def test_workers_draw_different_numbers(registered):

@@ -1,0 +1,31 @@
+"""Config keys of SegGPT; the defaults are the released ViT-L.
+
+`add_seggpt_config(cfg)` is the only place where they are declared.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+from segcore.config import add_segcore_config
+
+
+def add_seggpt_config(cfg: CN) -> None:
+    """Add SegGPT's keys to a Detectron2 config, in place; harmless when called twice."""
+    add_segcore_config(cfg)
+    if "SEGGPT" in cfg.MODEL:
+        return
+    m = cfg.MODEL.SEGGPT = CN()
+    m.IMG_SIZE = [896, 448]         # of the stitched canvas: prompt above, query below
+    m.PRETRAIN_IMG_SIZE = 224       # position table: (this / PATCH_SIZE) squared, and one class position
+    m.PATCH_SIZE = 16
+    m.EMBED_DIM = 1024
+    m.DEPTH = 24
+    m.NUM_HEADS = 16
+    m.MLP_RATIO = 4.0
+    m.DECODER_DIM = 64
+    m.MERGE_BLOCK = 2               # image and target streams are averaged after this block
+    m.OUT_BLOCKS = [5, 11, 17, 23]  # whose outputs the decoder reads
+    m.DROP_PATH_RATE = 0.1
+    m.ATTENTION = "auto"            # a name in seggpt.modeling.attention.FORMS, or "auto"
+    m.USE_CHECKPOINT = False        # activation checkpointing of the blocks, in training
