@@ -32,7 +32,7 @@ def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def detectron2_form(results: dict[str, dict]) -> OrderedDict:
-    """The metrics themselves when there is one data set, else {data set: metrics}: what Detectron2 returns."""
+    """The metrics themselves if there is one data set, else {data set: metrics}: what Detectron2 returns."""
     return OrderedDict(next(iter(results.values()))) if len(results) == 1 else OrderedDict(results)
 
 
