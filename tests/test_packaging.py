@@ -164,11 +164,13 @@ def test_the_config_registers_what_it_names():
         "from detectron2.config import get_cfg\n"
         "from detectron2.modeling import META_ARCH_REGISTRY\n"
         "from oneformer import add_oneformer_config\n"
+        "from seggpt import add_seggpt_config\n"
         "cfg = get_cfg()\n"
         "add_oneformer_config(cfg)\n"
-        "print(META_ARCH_REGISTRY.get('OneFormer').__module__)\n"
+        "add_seggpt_config(cfg)\n"
+        "print(META_ARCH_REGISTRY.get('OneFormer').__module__, META_ARCH_REGISTRY.get('SegGPT').__module__)\n"
     )
-    assert done.stdout.startswith("oneformer.modeling"), done.stderr
+    assert done.stdout.split() == ["oneformer.modeling.oneformer", "seggpt.modeling.seggpt"], done.stderr
 
 
 def test_missing_detectron2_is_one_clear_error():
