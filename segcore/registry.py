@@ -28,8 +28,8 @@ def register_once(registry: Registry) -> Callable[[T], T]:
         held = registry.get(item.__name__)
         if (held.__module__, held.__qualname__) != (item.__module__, item.__qualname__):
             raise ValueError(
-                f"{item.__module__} cannot register {item.__name__!r}: {held.__module__} already holds that name; "
-                "import only one of the two in a process"
+                f"{item.__module__} cannot register {item.__name__!r}: {held.__module__} already holds that "
+                "name; import only one of the two in a process"
             )
         return item
 

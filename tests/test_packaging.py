@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -38,10 +39,12 @@ def tracked(*patterns: str) -> list[Path]:
     return [REPO / name for name in done.stdout.split("\0") if name]
 
 
+@functools.cache
 def setup_arguments() -> dict:
     """The arguments that setup.py gives to setup(), without building anything."""
     code = (
-        "import json, runpy, setuptools\n"
+        "import json, os, runpy, setuptools\n"
+        "os.environ['SEGCORE_EXT'] = '0'\n"
         "def setup(**arguments):\n"
         "    keys = 'python_requires', 'packages', 'install_requires', 'extras_require'\n"
         "    print(json.dumps({k: arguments[k] for k in keys}))\n"
@@ -156,9 +159,18 @@ print("imported")
     assert done.stdout.strip().endswith("imported"), done.stderr
 
 
-def test_packages_import_without_detectron2():
-    done = run_without_detectron2("import oneformer, seggpt, segcore; print('imported')")
-    assert done.stdout.strip() == "imported", done.stderr
+def test_the_config_registers_what_it_names():
+    done = run(
+        "from detectron2.config import get_cfg\n"
+        "from detectron2.modeling import META_ARCH_REGISTRY\n"
+        "from oneformer import add_oneformer_config\n"
+        "from seggpt import add_seggpt_config\n"
+        "cfg = get_cfg()\n"
+        "add_oneformer_config(cfg)\n"
+        "add_seggpt_config(cfg)\n"
+        "print(META_ARCH_REGISTRY.get('OneFormer').__module__, META_ARCH_REGISTRY.get('SegGPT').__module__)\n"
+    )
+    assert done.stdout.split() == ["oneformer.modeling.oneformer", "seggpt.modeling.seggpt"], done.stderr
 
 
 def test_missing_detectron2_is_one_clear_error():
