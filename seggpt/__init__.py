@@ -2,6 +2,10 @@
 
 from segcore.lazy import attach
 
-__all__ = ["add_seggpt_config"]
+__all__ = ["PickedMasks", "SegGPTPredictor", "add_seggpt_config"]
 
-__getattr__, __dir__ = attach(__name__, {"add_seggpt_config": ".config"})
+__getattr__, __dir__ = attach(__name__, {
+    "PickedMasks": ".labels",
+    "SegGPTPredictor": ".predictor",
+    "add_seggpt_config": ".config",
+})

@@ -13,9 +13,9 @@ from segcore.config import add_segcore_config
 def add_seggpt_config(cfg: CN) -> None:
     """Add SegGPT's keys to a Detectron2 config, in place; harmless when called twice.
 
-    Also registers the architecture that the keys can name.
+    Also registers what the keys can name: the meta-architecture.
     """
-    from . import modeling  # noqa: F401  (its import registers the architecture)
+    from . import modeling  # noqa: F401  (its import registers the model)
 
     add_segcore_config(cfg)
     if "SEGGPT" in cfg.MODEL:

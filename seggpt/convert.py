@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from segcore.checkpoint import register_converter
+
 # ours <-> theirs, as prefix pairs; {i} is a block's index
 _MODULES = {
     "mask_token": "model.embeddings.mask_token",
@@ -74,6 +76,19 @@ def is_huggingface(keys) -> bool:
     return _MODULES["segment_token_x"] in keys
 
 
+def register() -> None:
+    """Teach the checkpointer Hugging Face's names; harmless when called twice.
+
+    The released files, SegGPT's and Painter's, have ours and need no conversion.
+    """
+    register_converter(
+        "Hugging Face SegGPT",
+        is_huggingface,
+        lambda state, model: from_huggingface(state),
+        for_model=lambda keys: "segment_token_x" in keys,
+    )
+
+
 def huggingface_config(model_config: Mapping) -> dict:
     """`config.json` for the arguments of `seggpt.modeling.SegGPT` (all of them given)."""
     return {
@@ -106,8 +121,13 @@ def model_config(config: Mapping) -> dict:
     """
     if config.get("model_type") != "seggpt":
         raise ValueError(f"config.json is of model_type {config.get('model_type')!r}, not 'seggpt'")
-    fixed = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "num_channels": 3,
-             "use_relative_position_embeddings": True}
+    fixed = {
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "num_channels": 3,
+        "use_relative_position_embeddings": True,
+    }
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise ValueError(f"config.json has {key} = {config[key]!r}; this network has {value!r}")

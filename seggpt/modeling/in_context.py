@@ -81,7 +81,8 @@ def encode_prompts(model: SegGPT, images: Tensor, targets: Tensor, seg_type: int
 
 
 def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str = "mean",
-          trim_last: bool = True, padding: Tensor | None = None) -> Tensor:
+          trim_last: bool = True, padding: Tensor | None = None,
+          targets_at_once: int | None = None) -> Tensor:
     """Paint each query under each target of the prompts, averaging over the prompts (feature ensemble).
 
     Args:
@@ -91,6 +92,7 @@ def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str 
             as the released code does (the first pixel row of the answer then depends on the order).
         padding: (Q, l) bool, query tokens that nothing shall attend to. The cached target stream
             does not know them: there they are mask tokens like the rest of the query half.
+        targets_at_once: bounds memory where P is large; None takes all P together.
         trim_last: skip what the answer does not need of the last block; False only to compare cost.
 
     Returns:
@@ -103,12 +105,21 @@ def paint(model: SegGPT, queries: Tensor, prompts: PromptFeatures, *, seam: str 
     if model.training:
         raise RuntimeError("paint is for inference and prompt tuning: call model.eval() first")
     _check_queries(queries, prompts, model.patch_size, seam)
-    count, objects, tables = queries.shape[0], prompts.target.shape[1], prompts.tables
     prompt, query = _image_stream(model, queries, prompts, padding)
-    # (Q, P, ...): every query meets every target of its prompt set
-    prompt = (prompt[:, None] + prompts.target).mul(0.5).flatten(0, 1)
-    query = (query[:, None] + prompts.query_target).mul(0.5).flatten(0, 1)
+    step = targets_at_once or prompts.target.shape[1]
+    painted = [
+        _paint_targets(model, prompt, query, target, query_target, prompts, padding, seam, trim_last)
+        for target, query_target in zip(prompts.target.split(step, 1), prompts.query_target.split(step, 1))]
+    return torch.cat(painted, 1)
 
+
+def _paint_targets(model: SegGPT, prompt: Tensor, query: Tensor, target: Tensor, query_target: Tensor,
+                   prompts: PromptFeatures, padding: Tensor | None, seam: str, trim_last: bool) -> Tensor:
+    """The blocks after the merge, and the decoder: (Q, P, 3, h, w) for these P targets."""
+    count, objects, tables = query.shape[0], target.shape[1], prompts.tables
+    # (Q, P, ...): every query meets every target of its prompt set
+    prompt = (prompt[:, None] + target).mul(0.5).flatten(0, 1)
+    query = (query[:, None] + query_target).mul(0.5).flatten(0, 1)
     bias = _key_bias(prompts.padding, padding, count, objects, prompt)
     latents, last = [], model.out_blocks[-1]
     for i in range(model.merge_block, last + 1):
