@@ -52,7 +52,8 @@ class Classes:
         if len(colors) != len(names):
             raise ValueError(f"{len(names)} classes but {len(colors)} colours in the metadata's stuff_colors")
         things = fields.get("thing_dataset_id_to_contiguous_id") or {}
-        ids = {index: id_ for id_, index in {**(fields.get("stuff_dataset_id_to_contiguous_id") or {}), **things}.items()}
+        by_id = {**(fields.get("stuff_dataset_id_to_contiguous_id") or {}), **things}
+        ids = {index: id_ for id_, index in by_id.items()}
         if ids and sorted(ids) != list(range(len(names))):
             raise ValueError(f"the metadata's id maps cover {len(ids)} of {len(names)} classes")
         numbers = fields.get("instance_class_map")

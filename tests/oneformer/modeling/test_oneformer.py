@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from oneformer.modeling.criterion import contrastive_loss
+from oneformer.tasks import TASKS
 from tests.oneformer.modeling.compact import (
     CLASSES,
     GOLDEN,
@@ -14,9 +17,6 @@ from tests.oneformer.modeling.compact import (
     training_arrays,
     training_input,
 )
-
-from oneformer.modeling.criterion import contrastive_loss
-from oneformer.tasks import TASKS
 
 KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
 
@@ -98,7 +98,8 @@ def test_odd_sizes(model, height, width):
 def test_one_class_and_one_query(classes, queries):
     options = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", classes, "MODEL.ONE_FORMER.NUM_OBJECT_QUERIES", queries]
     model = compact_model(*options, "MODEL.TEXT_ENCODER.N_CTX", 0)
-    losses = model.train()([training_input(40, 50, [0], "panoptic", queries), training_input(40, 50, [], "semantic", queries)])
+    empty = training_input(40, 50, [], "semantic", queries)
+    losses = model.train()([training_input(40, 50, [0], "panoptic", queries), empty])
     assert all(torch.isfinite(value) for value in losses.values())
     with torch.inference_mode():
         (result,) = model.eval()([{"image": image(40, 56), "task": "all"}])
