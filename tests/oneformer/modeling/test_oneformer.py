@@ -188,3 +188,20 @@ def test_nan_is_loud():
         model.sem_seg_head.predictor.class_embed.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         model([training_input(40, 50, [0], "panoptic", 8)])
+
+
+def test_bf16_autocast_trains():
+    """Training and inference under autocast: finite, and within bfloat16's precision of fp32."""
+    batch = [training_input(40, 50, [0, 2], "panoptic", 8), training_input(40, 50, [3], "instance", 8, seed=1)]
+    model, totals = compact_model().train(), []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = model(batch)
+        totals.append(sum(losses.values()).item())
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert totals[1] == pytest.approx(totals[0], rel=0.25)   # random weights: masks flip at rounding
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        raw = model.eval().predict_queries([{"image": image(40, 56), "task": "panoptic"}])
+    assert raw["pred_logits"].dtype == raw["pred_masks"].dtype == torch.float32
