@@ -79,6 +79,29 @@ static inline Vec<T> splat(T x) {
   return v;
 }
 
+// a where mask > 0, else b; lane by lane.
+template <class V>
+static inline V where_positive(const V& mask, const V& a, const V& b) {
+#ifdef SEGCORE_VECTORS
+  return mask > 0 ? a : b;
+#else
+  V out;
+  for (int i = 0; i < int(sizeof(V) / sizeof(mask[0])); ++i) out[i] = mask[i] > 0 ? a[i] : b[i];
+  return out;
+#endif
+}
+
+template <class V>
+static inline V maximum(const V& a, const V& b) {
+#ifdef SEGCORE_VECTORS
+  return a > b ? a : b;
+#else
+  V out;
+  for (int i = 0; i < int(sizeof(V) / sizeof(a[0])); ++i) out[i] = a[i] > b[i] ? a[i] : b[i];
+  return out;
+#endif
+}
+
 #if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
 #define SEGCORE_SHUFFLE 1
 #endif
