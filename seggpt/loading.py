@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from segcore.checkpoint import Checkpointer, load_portable
 from segcore.checkpoint.reading import CONFIG_FILE
-from seggpt.config import add_seggpt_config
+from seggpt.config import add_seggpt_config, check_is_seggpt, configured_weights, read_config
 from seggpt.convert import model_config
 from seggpt.modeling import SegGPT
 
@@ -65,9 +65,9 @@ def build_loaded(
         ValueError: if there are no weights, or weights and config do not belong together.
     """
     if isinstance(cfg, (str, os.PathLike)):
-        cfg = _read_config(cfg)
+        cfg = read_config(cfg)
     if weights is None:
-        weights = cfg.MODEL.WEIGHTS if cfg is not None else ""
+        weights = configured_weights(cfg) if cfg is not None else ""
     if not os.fspath(weights):
         raise ValueError(
             "no weights: SegGPT comes without bundled ones; give a file or folder (and a config, "
@@ -80,24 +80,6 @@ def build_loaded(
     return model.to(device).eval().requires_grad_(False)
 
 
-def _read_config(path: str | os.PathLike) -> CfgNode:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no config file {os.fspath(path)!r}")
-    cfg = get_cfg()
-    add_seggpt_config(cfg)
-    try:
-        cfg.merge_from_file(os.fspath(path))
-    except KeyError as error:
-        raise ValueError(f"{os.fspath(path)} is not a SegGPT config: {error.args[0]}") from error
-    _check_is_seggpt(cfg, path)
-    return cfg
-
-
-def _check_is_seggpt(cfg: CfgNode, path) -> None:
-    if cfg.MODEL.META_ARCHITECTURE != "SegGPT":
-        raise ValueError(f"{os.fspath(path)} is for {cfg.MODEL.META_ARCHITECTURE}, not for SegGPT")
-
-
 def _own_arguments(weights: str) -> dict:
     """The architecture that weights say they have; the released ViT-L's if they say nothing."""
     cfg = get_cfg()
@@ -108,7 +90,7 @@ def _own_arguments(weights: str) -> dict:
     if weights.endswith(".safetensors") and os.path.isfile(weights) and _has_config(weights):
         text, _, _ = load_portable(weights)
         loaded = CfgNode.load_cfg(text)
-        _check_is_seggpt(loaded, weights)
+        check_is_seggpt(loaded, weights)
         return SegGPT.from_config(loaded)
     return SegGPT.from_config(cfg)
 
