@@ -22,6 +22,7 @@ _LONG_SIDE = (960, 2000)
 _LEAST_LEGEND = 420
 _SHEET_PANEL = 960
 _SMOOTHED = 256  # maps with larger values are scaled to the nearest pixel
+_SOFTNESS = 0.6  # by which enlarged borders are rounded, in pixels of the small map
 _MAP_ALPHA, _OBJECT_ALPHA = 0.58, 0.62
 
 
@@ -125,7 +126,7 @@ def _draw_panoptic(photo: np.ndarray, result: PanopticResult, classes: Classes) 
 
 def _draw_instances(photo: np.ndarray, result: InstanceResult, classes: Classes) -> np.ndarray:
     picture, labels, seen = muted(photo), [], Counter()
-    masks = [_scaled_map(mask.astype(np.uint8), photo.shape[:2]).astype(bool) for mask in result.masks]
+    masks = [_scaled_mask(mask, photo.shape[:2]) for mask in result.masks]
     colors = []
     for index in result.class_indices.tolist():
         colors.append(object_color(classes.colors[index], seen[index]))
@@ -263,11 +264,21 @@ def _scaled_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
 
 
+def _scaled_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bool mask at another size, its border a curve."""
+    if mask.shape == size:
+        return mask
+    levels = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if size[0] > mask.shape[0]:
+        levels = cv2.GaussianBlur(levels, (0, 0), _SOFTNESS * size[0] / mask.shape[0])
+    return levels > 127
+
+
 def _enlarged_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Each pixel takes the value whose enlarged and softened mask is strongest there."""
     best = np.zeros(size, np.float32)
     result = np.zeros(size, values.dtype)
-    softness = 0.6 * size[0] / values.shape[0]
+    softness = _SOFTNESS * size[0] / values.shape[0]
     for value in np.unique(values):
         mask = cv2.resize((values == value).astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
         mask = cv2.GaussianBlur(mask, (0, 0), softness)
