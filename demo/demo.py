@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 # KEY of Detectron2's settings, where it might be taken for a file.
 CONFIG_KEY = re.compile(r"(MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)(\.\w+)+")
-VIDEO_LONG_SIDE = 1280   # of a rendered frame, pixels
-SHEET_LONG_SIDE = 800    # of one of its four panels
+VIDEO_LONG_SIDE = 1280  # of a rendered frame, pixels
+SHEET_LONG_SIDE = 800  # of one of its four panels
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,7 +160,9 @@ def segment_video(
     return f"{video.name}: {done} frames"
 
 
-def drawn_frame(frame: np.ndarray, prediction: Prediction, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+def drawn_frame(
+    frame: np.ndarray, prediction: Prediction, names: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
     """(name, picture) for each movie: without a legend, which would change its size from frame to frame."""
     import cv2
 
@@ -217,7 +219,9 @@ def check_output(output: Path, sources: list[Source]) -> None:
         raise NotADirectoryError(f"--output {output} is a file; give a folder")
     for source in sources:
         if not isinstance(source.place, int) and Path(source.place).resolve().parent == output.resolve():
-            raise ValueError(f"--output {output} is the folder of the input {source.place}; give another folder")
+            raise ValueError(
+                f"--output {output} is the folder of the input {source.place}; give another folder"
+            )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -226,25 +230,55 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_argument_group("what to segment")
-    what.add_argument("--input", nargs="+", default=[], metavar="FILE",
-                      help="images, folders, 'globs', videos; a bare number is a camera")
-    what.add_argument("--webcam", nargs="?", type=int, const=0, action="append", default=[], metavar="N",
-                      help="camera number N (default 0), until Ctrl-C")
-    what.add_argument("--task", choices=(*TASKS, ALL), default=ALL,
-                      help="all (the default) decodes three tasks from one pass of the backbone")
-    what.add_argument("--confidence", type=probability, metavar="P",
-                      help="least score of objects and panoptic segments, 0..1 (default: 0.5 for objects, the "
-                           "config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments)")
-    what.add_argument("--max-frames", type=positive, metavar="N", help="stop a video or camera after N frames")
+    what.add_argument(
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="images, folders, 'globs', videos; a bare number is a camera",
+    )
+    what.add_argument(
+        "--webcam",
+        nargs="?",
+        type=int,
+        const=0,
+        action="append",
+        default=[],
+        metavar="N",
+        help="camera number N (default 0), until Ctrl-C",
+    )
+    what.add_argument(
+        "--task",
+        choices=(*TASKS, ALL),
+        default=ALL,
+        help="all (the default) decodes three tasks from one pass of the backbone",
+    )
+    what.add_argument(
+        "--confidence",
+        type=probability,
+        metavar="P",
+        help="least score of objects and panoptic segments, 0..1 (default: 0.5 for objects, the "
+        "config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments)",
+    )
+    what.add_argument(
+        "--max-frames", type=positive, metavar="N", help="stop a video or camera after N frames"
+    )
     model = parser.add_argument_group("with which model (default: the small one in demo/weights)")
-    model.add_argument("--weights", metavar="PATH|hf:ORG/NAME",
-                       help="portable .safetensors, which need no config; with --config-file also .pth, "
-                            "a Hugging Face folder or hf:ORG/NAME")
+    model.add_argument(
+        "--weights",
+        metavar="PATH|hf:ORG/NAME",
+        help="portable .safetensors, which need no config; with --config-file also .pth, "
+        "a Hugging Face folder or hf:ORG/NAME",
+    )
     model.add_argument("--config-file", metavar="CFG", help="the config that the weights belong to")
     model.add_argument("--device", metavar="cpu|cuda", help="default: what the machine has")
     parser.add_argument("--output", default="output/demo", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
-                        help="settings of the config, last on the line: MODEL.TEST.OVERLAP_THRESHOLD 0.6")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="settings of the config, last on the line: MODEL.TEST.OVERLAP_THRESHOLD 0.6",
+    )
     args = parser.parse_args(argv)
     split_opts(args)
     return args

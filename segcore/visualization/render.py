@@ -43,7 +43,9 @@ def render(image: np.ndarray, prediction: Prediction, task: str, long_side: int 
     """
     result = _result_of(prediction, task)
     if image.shape[:2] != tuple(prediction.size):
-        raise ValueError(f"the image is {image.shape[:2]}, the prediction {tuple(prediction.size)} (height, width)")
+        raise ValueError(
+            f"the image is {image.shape[:2]}, the prediction {tuple(prediction.size)} (height, width)"
+        )
     size = _display_size(image.shape[:2], long_side)
     photo = _scaled(image, size)
     draw = {"panoptic": _draw_panoptic, "instance": _draw_instances, "semantic": _draw_semantic}[task]
@@ -59,9 +61,15 @@ def with_legend(image: np.ndarray, prediction: Prediction, task: str) -> np.ndar
     return np.vstack([_centred(picture, width), strip])
 
 
-def render_all(image: np.ndarray, prediction: Prediction, long_side: int | None = None) -> dict[str, np.ndarray]:
+def render_all(
+    image: np.ndarray, prediction: Prediction, long_side: int | None = None
+) -> dict[str, np.ndarray]:
     """`render` of every task that the prediction holds, by task."""
-    return {task: render(image, prediction, task, long_side) for task in TASKS if getattr(prediction, task) is not None}
+    return {
+        task: render(image, prediction, task, long_side)
+        for task in TASKS
+        if getattr(prediction, task) is not None
+    }
 
 
 def contact_sheet(image: np.ndarray, prediction: Prediction, name: str = "") -> np.ndarray:
@@ -134,7 +142,9 @@ def _draw_instances(photo: np.ndarray, result: InstanceResult, classes: Classes)
     # The best last, so that they lie on top.
     for i in reversed(range(len(masks))):
         picture = blend_mask(picture, masks[i], colors[i], _OBJECT_ALPHA, _line_width(photo))
-        labels.append(Label(f"{result.names[i]} {result.scores[i]:.0%}", masks[i], colors[i], float(masks[i].sum())))
+        labels.append(
+            Label(f"{result.names[i]} {result.scores[i]:.0%}", masks[i], colors[i], float(masks[i].sum()))
+        )
     return draw_labels(picture, labels, _font_size(max(photo.shape[:2])))
 
 
@@ -232,7 +242,9 @@ def _result_of(prediction: Prediction, task: str):
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     result = getattr(prediction, task)
     if result is None:
-        raise ValueError(f"the prediction has no {task} result; ask the predictor for that task, or for 'all'")
+        raise ValueError(
+            f"the prediction has no {task} result; ask the predictor for that task, or for 'all'"
+        )
     return result
 
 

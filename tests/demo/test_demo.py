@@ -40,10 +40,12 @@ def photos(tmp_path) -> Path:
 @pytest.fixture
 def run(demo, weights, tmp_path):
     """Run the demo with the tiny weights; returns (exit status, output folder)."""
+
     def call(*arguments) -> tuple[int, Path]:
         output = tmp_path / "out"
         common = ["--weights", weights, "--device", "cpu", "--confidence", "0.05", "--output", str(output)]
         return demo.main([*common, *map(str, arguments)]), output
+
     return call
 
 
@@ -64,7 +66,9 @@ def test_one_photograph_all_tasks(run, photos, capsys):
     ids = np.asarray(Image.open(out / "panoptic" / "street.png")).astype(int) @ (1, 256, 65536)
     assert ids.shape == (40, 60)
     segments = document["annotations"][0]["segments_info"]
-    assert {s["id"]: s["area"] for s in segments} == {i: int((ids == i).sum()) for i in set(ids.ravel()) - {0}}
+    assert {s["id"]: s["area"] for s in segments} == {
+        i: int((ids == i).sum()) for i in set(ids.ravel()) - {0}
+    }
     objects = COCO(str(out / "instances.json"))
     assert all(objects.annToMask(a).shape == (40, 60) and a["score"] >= 0.05 for a in objects.anns.values())
     assert Image.open(out / "semantic" / "street.png").size == (60, 40)
@@ -80,10 +84,15 @@ def test_equal_stems_do_not_overwrite(run, photos):
     status, out = run("--task", "panoptic", "--input", photos, photos / "other" / "*.jpg")
     assert status == 0
     document = json.loads((out / "panoptic.json").read_text())
-    sizes = {Path(i["file_name"]).suffix + str(i["id"]): (i["height"], i["width"]) for i in document["images"]}
+    sizes = {
+        Path(i["file_name"]).suffix + str(i["id"]): (i["height"], i["width"]) for i in document["images"]
+    }
     assert sizes == {".jpg1": (40, 60), ".png2": (30, 20), ".jpg3": (1, 1)}
     for annotation, image in zip(document["annotations"], document["images"]):
-        assert Image.open(out / "panoptic" / annotation["file_name"]).size == (image["width"], image["height"])
+        assert Image.open(out / "panoptic" / annotation["file_name"]).size == (
+            image["width"],
+            image["height"],
+        )
     assert len(list(out.glob("*_panoptic.jpg"))) == 3
 
 
@@ -96,7 +105,9 @@ def test_a_corrupt_image_among_good_ones(run, photos, capsys):
     assert "cannot read the image" in said.err and "broken.jpg" in said.err
     assert "2 of 4 inputs could not be segmented" in said.err and "results of 2 inputs" in said.out
     assert [Path(i["file_name"]).name for i in json.loads((out / "semantic.json").read_text())["images"]] == [
-        "street.jpg", "street.png"]
+        "street.jpg",
+        "street.png",
+    ]
     assert not [name for name in files(out) if "broken" in name or "fake" in name or "tmp" in name]
 
 
@@ -127,11 +138,20 @@ def test_a_video_frame_by_frame(run, tmp_path):
         (["--input", "none.jpg"], "error: input none.jpg does not exist"),
         (["--input", "*.none"], r"error: no file matches *.none"),
         ([], "error: nothing to segment"),
-        (["--input", "{photo}", "--weights", "none.safetensors"], "error: no portable weights at 'none.safetensors'"),
+        (
+            ["--input", "{photo}", "--weights", "none.safetensors"],
+            "error: no portable weights at 'none.safetensors'",
+        ),
         (["--input", "{photo}", "--weights", "{photo}"], "do not hold their config; give the config"),
         (["--input", "{photo}", "--config-file", "none.yaml"], "config file 'none.yaml' does not exist"),
-        (["--input", "{photo}", "MODEL.TEST.NO_SUCH", "1"], "unknown config key in the command line: MODEL.TEST.NO_SUCH"),
-        (["--input", "{photo}", "MODEL.TEST.OVERLAP_THRESHOLD"], "'MODEL.TEST.OVERLAP_THRESHOLD' has no value"),
+        (
+            ["--input", "{photo}", "MODEL.TEST.NO_SUCH", "1"],
+            "unknown config key in the command line: MODEL.TEST.NO_SUCH",
+        ),
+        (
+            ["--input", "{photo}", "MODEL.TEST.OVERLAP_THRESHOLD"],
+            "'MODEL.TEST.OVERLAP_THRESHOLD' has no value",
+        ),
         (["--input", "{photo}", "--output", "{photo}"], "is a file; give a folder"),
         (["--input", "{photo}", "--output", "{folder}"], "is the folder of the input"),
     ],
@@ -169,6 +189,7 @@ def test_settings_after_the_inputs(demo):
 def test_a_full_disk_ends_the_run(run, demo, photos, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr("segcore.results.write_picture", full)
     status, _ = run("--task", "semantic", "--input", photos)
     said = capsys.readouterr().err

@@ -40,6 +40,7 @@ def same(a, b) -> None:
 
 # ---------------------------------------------------------------- results
 
+
 def test_results_are_those_of_the_model(predictor):
     image = photograph(40, 60)
     found = predictor(image, "all")
@@ -52,7 +53,7 @@ def test_results_are_those_of_the_model(predictor):
     np.testing.assert_array_equal(found.semantic.labels, output["sem_seg"].argmax(0).numpy())
     occupied = output["instances"].pred_masks.flatten(1).any(1)
     np.testing.assert_array_equal(found.instance.masks, output["instances"].pred_masks[occupied].numpy())
-    assert found.panoptic.segments and len(found.instance)   # else the comparison says nothing
+    assert found.panoptic.segments and len(found.instance)  # else the comparison says nothing
     for segment in found.panoptic.segments:
         assert segment.area == (found.panoptic.ids == segment.id).sum()
         assert segment.name == predictor.classes.names[segment.class_index]
@@ -71,7 +72,7 @@ def test_all_is_the_three_tasks(predictor):
 
 def test_a_picture_gets_the_same_result_in_a_batch(predictor):
     images = [photograph(40, 60), photograph(64, 20), photograph(40, 60)[:, ::-1]]
-    for single, batched in zip(map(lambda i: predictor(i, "all"), images), predictor.batch(images, "all")):
+    for single, batched in zip([predictor(i, "all") for i in images], predictor.batch(images, "all")):
         same(single, batched)
     assert predictor.batch([], "all") == []
 
@@ -104,7 +105,7 @@ def test_confidence(predictor):
     assert sure.instance.scores.min() >= cut
     nothing = predictor(image, "all", confidence=1.0)
     assert len(nothing.instance) == 0 and nothing.panoptic.segments == [] and not nothing.panoptic.ids.any()
-    same(predictor(image, "all"), everything)   # one call's threshold is not the next one's
+    same(predictor(image, "all"), everything)  # one call's threshold is not the next one's
 
 
 def test_config_and_weights_apart(repo, weights, predictor, tmp_path):
@@ -130,6 +131,7 @@ def test_classes_are_registered_once(weights):
 
 
 # ---------------------------------------------------------------- what cannot be
+
 
 @pytest.mark.parametrize(
     ("image", "task", "confidence", "message"),
@@ -178,7 +180,7 @@ def test_unusable_weights(repo, weights, tmp_path):
             OneFormerPredictor(weights=path, device="cpu")
     with pytest.raises(ValueError, match="another architecture"):
         OneFormerPredictor(cfg, other)
-    with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty"):
+    with pytest.raises(ValueError, match="WEIGHTS is empty"):
         OneFormerPredictor(cfg)
 
 
@@ -187,15 +189,17 @@ def test_a_part_of_a_model_is_refused(repo, tmp_path):
     cfg = tiny_config(repo)
     state = tiny_model(cfg).state_dict()
     torch.save({k: v for k, v in state.items() if k.startswith("backbone.")}, tmp_path / "backbone.pth")
-    with pytest.raises(ValueError, match="are no whole model: .* tensors are missing"):
+    with pytest.raises(ValueError, match=r"are no whole model: .* tensors are missing"):
         OneFormerPredictor(cfg, tmp_path / "backbone.pth")
 
 
 def test_other_classes_are_refused(repo, weights):
-    with pytest.raises(ValueError, match="NUM_CLASSES 5, but .* has 8 classes"):
+    with pytest.raises(ValueError, match=r"NUM_CLASSES 5, but .* has 8 classes"):
         OneFormerPredictor(weights=weights, device="cpu", opts=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5"])
     cfg = tiny_config(repo)
-    cfg.merge_from_list(["DATASETS.TEST", "('coco_2017_val_panoptic',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "133"])
+    cfg.merge_from_list(
+        ["DATASETS.TEST", "('coco_2017_val_panoptic',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "133"]
+    )
     with pytest.raises(ValueError, match="tell 8 classes apart, the config 133"):
         OneFormerPredictor(cfg, weights)
 
@@ -203,7 +207,7 @@ def test_other_classes_are_refused(repo, weights):
 def test_wrong_settings(weights, tmp_path):
     with pytest.raises(ValueError, match=r"unknown config key .*MODEL.TEST.OVERLAP_TRESHOLD \(did you mean"):
         OneFormerPredictor(weights=weights, opts=["MODEL.TEST.OVERLAP_TRESHOLD", "0.5"])
-    with pytest.raises(ValueError, match="config file .* does not exist"):
+    with pytest.raises(ValueError, match=r"config file .* does not exist"):
         OneFormerPredictor(tmp_path / "none.yaml", weights)
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         OneFormerPredictor(weights=weights, device="gpu")

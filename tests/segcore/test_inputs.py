@@ -25,8 +25,8 @@ def test_folders_globs_files_and_cameras(photos):
     assert [(s.name, s.is_video) for s in find_sources(["."])] == [("a", False), ("b", False), ("clip", True)]
     assert names("*.jpg") == ["b"]
     assert names("**/*.jpg") == ["b", "a", "odd[1]"]
-    assert names("below/odd[1].jpg") == ["odd[1]"]     # a file of that very name, not a pattern
-    assert names("notes.txt") == ["notes"]             # named by hand: reading it decides
+    assert names("below/odd[1].jpg") == ["odd[1]"]  # a file of that very name, not a pattern
+    assert names("notes.txt") == ["notes"]  # named by hand: reading it decides
     assert names("0") == ["camera0"] and names(cameras=[2]) == ["camera2"]
     assert find_sources(["0"])[0].place == 0 and find_sources(["0"])[0].is_video
 
@@ -34,7 +34,7 @@ def test_folders_globs_files_and_cameras(photos):
 def test_equal_stems_get_names_of_their_own(photos):
     (photos / "A_2.jpg").write_bytes(b"")
     assert names("a.PNG", "below/a.jpg", "A_2.jpg") == ["a", "a_2", "A_2_2"]
-    assert names("b.jpg", "b.jpg", "*.jpg", "A_2.jpg") == ["b", "A_2"]   # the same file once
+    assert names("b.jpg", "b.jpg", "*.jpg", "A_2.jpg") == ["b", "A_2"]  # the same file once
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,15 @@ from tests.pictures import CLASS_OF, CLASSES, IDS
 
 def test_segments_of_a_map():
     result = PanopticResult.from_map(IDS, CLASS_OF, CLASSES)
-    assert [segment.id for segment in result.segments] == [1, 2, 7, 300]   # 99 has no pixel
+    assert [segment.id for segment in result.segments] == [1, 2, 7, 300]  # 99 has no pixel
     for segment in result.segments:
-        rows, columns = np.nonzero(IDS == segment.id)
+        rows, columns = np.nonzero(segment.id == IDS)
         assert segment.area == len(rows)
         assert segment.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert (segment.name, segment.isthing) == (CLASSES.names[CLASS_OF[segment.id]], segment.id in (7, 300))
+        assert (segment.name, segment.isthing) == (
+            CLASSES.names[CLASS_OF[segment.id]],
+            segment.id in (7, 300),
+        )
 
 
 def test_an_empty_map():

@@ -32,28 +32,40 @@ def written(tmp_path):
 
 def test_panoptic_reads_back_as_a_data_set(written):
     out = written / "out"
-    np.testing.assert_array_equal(read_panoptic_ids(out / "panoptic" / "a.png"), IDS)   # id 300 needs two bytes
+    np.testing.assert_array_equal(
+        read_panoptic_ids(out / "panoptic" / "a.png"), IDS
+    )  # id 300 needs two bytes
     folder = PanopticFolder(str(written / "photos"), str(out / "panoptic"), str(out / "panoptic.json"))
     records = load_panoptic_folder(folder, {10: 0, 20: 1, 30: 2}, things={1})
     assert [(r["height"], r["width"]) for r in records] == [(4, 6), (12, 18)]
     found = {s["id"]: (s["category_id"], s["area"], tuple(s["bbox"])) for s in records[0]["segments_info"]}
-    assert found == {1: (0, 8, (1, 0, 5, 3)), 2: (2, 7, (1, 2, 5, 2)), 7: (1, 4, (1, 1, 2, 2)), 300: (1, 2, (4, 1, 1, 2))}
+    assert found == {
+        1: (0, 8, (1, 0, 5, 3)),
+        2: (2, 7, (1, 2, 5, 2)),
+        7: (1, 4, (1, 1, 2, 2)),
+        300: (1, 2, (4, 1, 1, 2)),
+    }
     document = json.loads((out / "panoptic.json").read_text())
     assert document["categories"][1] == {"id": 20, "name": "car", "isthing": 1, "color": [128, 0, 128]}
 
 
 def test_instances_read_back_with_pycocotools(written, capsys):
     coco = COCO(str(written / "out" / "instances.json"))
-    assert coco.loadCats(coco.getCatIds()) == [{"id": 20, "name": "car", "isthing": 1, "color": [128, 0, 128]}]
+    assert coco.loadCats(coco.getCatIds()) == [
+        {"id": 20, "name": "car", "isthing": 1, "color": [128, 0, 128]}
+    ]
     found = coco.loadAnns(coco.getAnnIds(imgIds=[1]))
     assert [a["score"] for a in found] == pytest.approx([0.9, 0.6])
     assert [a["bbox"] for a in found] == [[1, 1, 2, 2], [4, 1, 1, 2]]
     for annotation, id_ in zip(found, (7, 300)):
-        np.testing.assert_array_equal(coco.annToMask(annotation), IDS == id_)
-        assert annotation["area"] == (IDS == id_).sum()
+        np.testing.assert_array_equal(coco.annToMask(annotation), id_ == IDS)
+        assert annotation["area"] == (id_ == IDS).sum()
     assert len(coco.getAnnIds(imgIds=[2])) == 2
     # The annotations alone are COCO's format of results.
-    assert len(coco.loadRes(json.loads((written / "out" / "instances.json").read_text())["annotations"]).anns) == 4
+    assert (
+        len(coco.loadRes(json.loads((written / "out" / "instances.json").read_text())["annotations"]).anns)
+        == 4
+    )
 
 
 def test_semantic_png_is_indices_with_a_palette(written):
@@ -64,14 +76,18 @@ def test_semantic_png_is_indices_with_a_palette(written):
         assert np.asarray(picture.convert("RGB"))[-1, -1].tolist() == [128, 64, 0]
     document = json.loads((out / "semantic.json").read_text())
     assert [c["name"] for c in document["classes"]] == ["sky", "car", "road"]
-    assert document["annotations"][1]["shares"] == pytest.approx({"sky": 12 / 24, "car": 6 / 24, "road": 6 / 24}, abs=0.1)
+    assert document["annotations"][1]["shares"] == pytest.approx(
+        {"sky": 12 / 24, "car": 6 / 24, "road": 6 / 24}, abs=0.1
+    )
 
 
 def test_a_run_that_breaks_lists_what_was_finished(tmp_path):
     with pytest.raises(RuntimeError, match="power cut"), ResultWriter(tmp_path, CLASSES) as writer:
         writer.add("a", "a.jpg", prediction())
         raise RuntimeError("power cut")
-    assert [image["file_name"] for image in json.loads((tmp_path / "panoptic.json").read_text())["images"]] == ["a.jpg"]
+    assert [
+        image["file_name"] for image in json.loads((tmp_path / "panoptic.json").read_text())["images"]
+    ] == ["a.jpg"]
     assert not [p for p in tmp_path.rglob("*") if ".tmp" in p.name or ".part" in p.name]
 
 
@@ -89,7 +105,13 @@ def test_only_the_asked_task_is_written(tmp_path):
 
 
 def test_no_objects(tmp_path):
-    none = InstanceResult(np.zeros((0, 4, 6), bool), np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
+    none = InstanceResult(
+        np.zeros((0, 4, 6), bool),
+        np.zeros((0, 4), np.float32),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int64),
+        [],
+    )
     with ResultWriter(tmp_path, CLASSES) as writer:
         writer.add("a", "a.jpg", Prediction((4, 6), CLASSES, instance=none))
     assert json.loads((tmp_path / "instances.json").read_text())["annotations"] == []
@@ -121,7 +143,9 @@ def test_pictures(tmp_path, name):
 
 def test_rle_of_overlapping_masks(tmp_path):
     masks = np.array([np.eye(3), np.ones((3, 3))], bool)
-    objects = InstanceResult(masks, np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array([1, 1]), ["car"] * 2)
+    objects = InstanceResult(
+        masks, np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array([1, 1]), ["car"] * 2
+    )
     with ResultWriter(tmp_path, CLASSES) as writer:
         writer.add("a", "a.jpg", Prediction((3, 3), CLASSES, instance=objects))
     codes = [a["segmentation"] for a in json.loads((tmp_path / "instances.json").read_text())["annotations"]]

@@ -27,14 +27,16 @@ def test_what_is_written_is_read(tmp_path):
     assert len(read) == 4
     for before, after in zip(frames(), read):
         assert after.shape == before.shape
-        np.testing.assert_allclose(after.mean((0, 1)), before.mean((0, 1)), atol=12)   # RGB, not BGR
+        np.testing.assert_allclose(after.mean((0, 1)), before.mean((0, 1)), atol=12)  # RGB, not BGR
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.parametrize("size", [(49, 65), (1, 1), (1, 64)])
 def test_odd_sizes(tmp_path, size):
     write(tmp_path / "a.mp4", frames(2, *size))
-    assert next(iter(VideoSource(str(tmp_path / "a.mp4")))).shape[:2] == tuple(max(2, s // 2 * 2) for s in size)
+    assert next(iter(VideoSource(str(tmp_path / "a.mp4")))).shape[:2] == tuple(
+        max(2, s // 2 * 2) for s in size
+    )
 
 
 def test_an_error_leaves_no_file(tmp_path):
@@ -64,9 +66,9 @@ def test_frames_of_two_sizes(tmp_path):
 
 def test_what_is_no_video(tmp_path):
     (tmp_path / "torn.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42 and no more")
-    with pytest.raises(ValueError, match="cannot read video .*torn.mp4: the file is damaged or no video"):
+    with pytest.raises(ValueError, match=r"cannot read video .*torn.mp4: the file is damaged or no video"):
         VideoSource(str(tmp_path / "torn.mp4"))
-    with pytest.raises(FileNotFoundError, match="none.mp4 does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none.mp4 does not exist"):
         VideoSource(str(tmp_path / "none.mp4"))
     with pytest.raises(ValueError, match="cannot read camera 77: is it plugged in and free"):
         VideoSource(77)

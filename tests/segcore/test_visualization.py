@@ -18,7 +18,9 @@ BLACK = np.zeros((40, 60, 3), np.uint8)
 
 def nothing(height: int, width: int) -> Prediction:
     """No segment, no object; semantic maps have a class everywhere."""
-    empty = InstanceResult(np.zeros((0, height, width), bool), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), [])
+    empty = InstanceResult(
+        np.zeros((0, height, width), bool), np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), []
+    )
     return Prediction(
         (height, width),
         CLASSES,
@@ -29,6 +31,7 @@ def nothing(height: int, width: int) -> Prediction:
 
 
 # ---------------------------------------------------------------- colours
+
 
 def test_colours_are_bright_and_keep_their_hue():
     for color in [(0, 0, 128), (0, 0, 0), (128, 64, 0), (70, 70, 70), (255, 255, 255)]:
@@ -51,6 +54,7 @@ def test_ink():
 
 # ---------------------------------------------------------------- layers
 
+
 def test_blend_leaves_void_alone_and_mixes_the_rest():
     image = np.full((1, 3, 3), 100, np.uint8)
     mixed = blend_map(image, np.array([[0, 1, 2]]), [(200, 0, 100), (0, 0, 0)], 0.5)
@@ -69,11 +73,12 @@ def test_a_mask_paints_itself_alone():
     painted = blend_mask(BLACK, mask, (200, 100, 0), 0.5, 1)
     np.testing.assert_array_equal(painted[15, 40], [100, 50, 0])
     assert painted[:5].max() == painted[:, :20].max() == 0
-    assert BLACK.max() == 0                                    # the input is not drawn on
+    assert BLACK.max() == 0  # the input is not drawn on
     np.testing.assert_array_equal(blend_mask(BLACK, np.zeros((40, 60), bool), (9, 9, 9), 0.5, 1), BLACK)
 
 
 # ---------------------------------------------------------------- labels
+
 
 def test_a_label_lies_in_its_mask():
     mask = np.zeros((100, 200), bool)
@@ -88,7 +93,9 @@ def test_labels_do_not_cover_each_other():
     for _ in range(6):
         place = _free_place(mask, (50, 20), taken)
         if place is not None:
-            assert not any(place[0] < o[2] and o[0] < place[2] and place[1] < o[3] and o[1] < place[3] for o in taken)
+            assert not any(
+                place[0] < o[2] and o[0] < place[2] and place[1] < o[3] and o[1] < place[3] for o in taken
+            )
             taken.append(place)
     assert len(taken) >= 3
 
@@ -110,14 +117,15 @@ def test_a_label_stays_in_the_picture():
 
 # ---------------------------------------------------------------- legend, grid
 
+
 def test_legend_grows_with_its_entries():
     entries = [Entry((200, 0, 0), f"class {i}", "1.0 %") for i in range(30)]
     heights = [legend(entries[:count], 600, 14).shape for count in (1, 10, 30)]
     assert [shape[1] for shape in heights] == [600] * 3
     assert heights[0][0] < heights[1][0] < heights[2][0]
     assert (legend(entries[:1], 600, 14) == (200, 0, 0)).all(-1).any()
-    assert legend([], 600, 14).min() < 200                     # says that nothing was found
-    assert legend(entries, 40, 14).shape[1] == 40              # narrower than a name
+    assert legend([], 600, 14).min() < 200  # says that nothing was found
+    assert legend(entries, 40, 14).shape[1] == 40  # narrower than a name
 
 
 def test_grid():
@@ -131,6 +139,7 @@ def test_grid():
 
 # ---------------------------------------------------------------- pictures
 
+
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
 def test_a_picture_shows_its_segments(task):
     """In the middle of the left car is the car's colour, as strong as it is laid on."""
@@ -143,8 +152,8 @@ def test_a_picture_shows_its_segments(task):
     ratio = car / np.array(display_color(CLASSES.colors[1]))
     np.testing.assert_allclose(ratio, ratio[0], atol=0.05)
     assert 0.5 < ratio[0] < 0.7
-    assert (road.max() > 60) == (task != "instance")           # roads are no objects
-    assert task == "semantic" or drawn[120, 20].max() < 40     # void stays as it was
+    assert (road.max() > 60) == (task != "instance")  # roads are no objects
+    assert task == "semantic" or drawn[120, 20].max() < 40  # void stays as it was
 
 
 def test_small_photographs_are_enlarged_and_large_ones_reduced():
@@ -163,10 +172,10 @@ def test_any_size_can_be_drawn(size):
 
 def test_contact_sheet_holds_the_photograph_and_its_results():
     image = np.zeros((240, 360, 3), np.uint8)
-    image[..., 1] = 77                                         # no drawing has this colour
+    image[..., 1] = 77  # no drawing has this colour
     sheet = contact_sheet(image, prediction(60), "street.jpg")
     share = (sheet == (0, 77, 0)).all(-1).mean()
-    assert 0.15 < share < 0.3                                  # one panel of four, and void
+    assert 0.15 < share < 0.3  # one panel of four, and void
     semantic_only = Prediction((240, 360), CLASSES, semantic=prediction(60).semantic)
     assert contact_sheet(image, semantic_only).shape[0] < sheet.shape[0]
     assert list(render_all(image, semantic_only)) == ["semantic"]

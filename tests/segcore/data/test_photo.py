@@ -21,7 +21,7 @@ def test_rgb_is_read_as_it_is(tmp_path):
 
 def test_exif_turns_it_upright(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6   # the camera was turned: the first row of the file is the right side
+    exif[0x0112] = 6  # the camera was turned: the first row of the file is the right side
     pixels = np.zeros((2, 3, 3), np.uint8)
     pixels[0, :, 0] = 255
     upright = read_photo(saved(Image.fromarray(pixels), tmp_path / "a.png", exif=exif))
@@ -66,7 +66,7 @@ def test_what_is_no_picture(tmp_path):
     for path in (torn, text, empty):
         with pytest.raises(ValueError, match=f"cannot read the image .*{path.name}: .*damaged or no picture"):
             read_photo(path)
-    with pytest.raises(FileNotFoundError, match="none.jpg does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"none.jpg does not exist"):
         read_photo(tmp_path / "none.jpg")
     with pytest.raises(FileNotFoundError, match="is a folder, not an image"):
         read_photo(tmp_path)
@@ -75,5 +75,5 @@ def test_what_is_no_picture(tmp_path):
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     path = saved(Image.new("RGB", (50, 50)), tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="big.png: .*scale it down first"):
+    with pytest.raises(ValueError, match=r"big.png: .*scale it down first"):
         read_photo(path)
