@@ -57,8 +57,8 @@ def bundled_weights() -> str:
     found = sorted(_BUNDLED.glob("oneformer*.safetensors"))
     if not found:
         raise FileNotFoundError(
-            f"there are no bundled weights: no oneformer*.safetensors in {_BUNDLED}; run inside a full clone of "
-            "the repository, or give weights (and, unless they are a portable file, a config)"
+            f"there are no bundled weights: no oneformer*.safetensors in {_BUNDLED}; run inside a full clone "
+            "of the repository, or give weights (and, unless they are a portable file, a config)"
         )
     return str(found[0])
 
@@ -120,7 +120,7 @@ def build_file_config(path: str) -> CfgNode:
 
 
 def build_portable_config(path: str) -> tuple[CfgNode, str]:
-    """The config and the terms inside of a portable file; its classes are registered under a name of their own."""
+    """The config and the terms inside of a portable file; its classes get a name in the catalog."""
     if not path.endswith(".safetensors") or os.path.isdir(path):
         if not path.startswith("hf:") and not os.path.exists(path):
             raise FileNotFoundError(f"no weights at {path!r} (looked in {os.path.abspath(path)})")
@@ -170,7 +170,9 @@ def _checked_device(device: str | torch.device) -> str:
 
 def _classes(names: Sequence[str], count: int) -> Classes:
     if not names:
-        raise ValueError("the config's DATASETS.TEST is empty; it names the data set whose classes the model has")
+        raise ValueError(
+            "the config's DATASETS.TEST is empty; it names the data set whose classes the model has"
+        )
     classes = Classes.from_metadata(MetadataCatalog.get(names[0]))
     if len(classes) != count:
         raise ValueError(

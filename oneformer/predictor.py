@@ -17,7 +17,7 @@ from .data.augmentation import ResizeShortestEdge
 from .loading import build_loaded
 from .tasks import PANOPTIC, expand_task
 
-INSTANCE_CONFIDENCE = 0.5   # where neither the caller nor the config says one
+INSTANCE_CONFIDENCE = 0.5  # where neither the caller nor the config says one
 
 
 class OneFormerPredictor:
@@ -68,7 +68,9 @@ class OneFormerPredictor:
         self._channel_order = loaded.channel_order
         self._lock = threading.Lock()  # the panoptic threshold is a setting of the model
 
-    def __call__(self, image: np.ndarray, task: str = PANOPTIC, *, confidence: float | None = None) -> Prediction:
+    def __call__(
+        self, image: np.ndarray, task: str = PANOPTIC, *, confidence: float | None = None
+    ) -> Prediction:
         """Segment one picture.
 
         Args:
@@ -156,7 +158,9 @@ def _check_confidence(confidence: float | None) -> None:
 
 
 def _check_image(image: np.ndarray) -> None:
-    good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    good = (
+        isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    )
     if not good or 0 in image.shape:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(

@@ -52,8 +52,10 @@ class Classes:
         if len(colors) != len(names):
             raise ValueError(f"{len(names)} classes but {len(colors)} colours in the metadata's stuff_colors")
         things = fields.get("thing_dataset_id_to_contiguous_id") or {}
-        by_id = {**(fields.get("stuff_dataset_id_to_contiguous_id") or {}), **things}
-        ids = {index: id_ for id_, index in by_id.items()}
+        ids = {
+            index: id_
+            for id_, index in {**(fields.get("stuff_dataset_id_to_contiguous_id") or {}), **things}.items()
+        }
         if ids and sorted(ids) != list(range(len(names))):
             raise ValueError(f"the metadata's id maps cover {len(ids)} of {len(names)} classes")
         numbers = fields.get("instance_class_map")
@@ -154,13 +156,15 @@ class Prediction:
 
 
 def shares(labels: np.ndarray, count: int) -> dict[int, float]:
-    """Value -> part of the picture, largest first, of the values 0 .. count - 1 that occur in (H, W) `labels`."""
+    """Value -> part of the picture, largest first, of the values below `count` that occur in `labels`."""
     counts = np.bincount(labels.ravel(), minlength=count)[:count]
     order = np.argsort(-counts, kind="stable")
     return {int(i): float(counts[i] / labels.size) for i in order if counts[i]}
 
 
-def _boxes_and_areas(ids: np.ndarray, present: list[int]) -> tuple[list[tuple[int, int, int, int]], list[int]]:
+def _boxes_and_areas(
+    ids: np.ndarray, present: list[int]
+) -> tuple[list[tuple[int, int, int, int]], list[int]]:
     """Tight boxes and pixel counts of the ids, from one pass over the pixels that have one."""
     rows, columns = np.nonzero(ids)
     slots = np.searchsorted(present, ids[rows, columns])

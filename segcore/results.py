@@ -120,9 +120,7 @@ class ResultWriter:
                     "iscrowd": 0,
                 }
             )
-        self._panoptic.append(
-            {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}
-        )
+        self._panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
         return path
 
     def _add_instances(self, image_id: int, result: InstanceResult) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 _USUAL_FPS = 25.0  # of a source that does not say, as many cameras
-_CODEC = "mp4v"    # in every OpenCV wheel
+_CODEC = "mp4v"  # in every OpenCV wheel
 
 
 class VideoSource:
@@ -42,7 +42,9 @@ class VideoSource:
         self._first = self._capture.read()[1] if opened else None
         if self._first is None:
             self._capture.release()
-            remedy = "is it plugged in and free?" if isinstance(source, int) else "the file is damaged or no video"
+            remedy = (
+                "is it plugged in and free?" if isinstance(source, int) else "the file is damaged or no video"
+            )
             raise ValueError(f"cannot read {self.name}: {remedy}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else _USUAL_FPS
@@ -96,13 +98,17 @@ class VideoWriter:
             OSError: if this OpenCV cannot write the video.
         """
         # One pixel cannot be halved in colour: pad up to two.
-        frame = np.pad(frame, ((0, max(0, 2 - frame.shape[0])), (0, max(0, 2 - frame.shape[1])), (0, 0)), mode="edge")
+        frame = np.pad(
+            frame, ((0, max(0, 2 - frame.shape[0])), (0, max(0, 2 - frame.shape[1])), (0, 0)), mode="edge"
+        )
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             self._open(size)
         if size != self._size:
-            raise ValueError(f"frames of {self.path} must be {self._size} (width, height) like the first, got {size}")
+            raise ValueError(
+                f"frames of {self.path} must be {self._size} (width, height) like the first, got {size}"
+            )
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
@@ -116,14 +122,18 @@ class VideoWriter:
     def _open(self, size: tuple[int, int]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # OpenCV chooses the container by the extension, so the temporary name ends in it too.
-        handle, self._temporary = tempfile.mkstemp(prefix=f".{self.path.stem}.", suffix=".mp4", dir=self.path.parent)
+        handle, self._temporary = tempfile.mkstemp(
+            prefix=f".{self.path.stem}.", suffix=".mp4", dir=self.path.parent
+        )
         os.close(handle)
         os.chmod(self._temporary, 0o644)
         self._writer = cv2.VideoWriter(self._temporary, cv2.VideoWriter_fourcc(*_CODEC), self.fps, size)
         self._size = size
         if not self._writer.isOpened():
             self._discard()
-            raise OSError(f"this OpenCV cannot write {self.path} ({_CODEC}, {size[0]}x{size[1]}, {self.fps:g} fps)")
+            raise OSError(
+                f"this OpenCV cannot write {self.path} ({_CODEC}, {size[0]}x{size[1]}, {self.fps:g} fps)"
+            )
 
     def _discard(self) -> None:
         if self._writer is not None:

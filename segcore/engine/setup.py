@@ -115,7 +115,7 @@ def _read_file(path: str) -> dict:
 
 
 def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file, with its _BASE_ files, into `cfg`. Raises ConfigError for whatever is wrong in it."""
+    """Merge a YAML file and its _BASE_ files into `cfg`. Raises ConfigError for what is wrong in it."""
     _check_keys(cfg, list(_leaves(_read_file(path))), f"{path} (or a _BASE_ of it)")
     try:
         cfg.merge_from_file(path, allow_unsafe=False)

@@ -23,7 +23,7 @@ def display_color(color: Color) -> Color:
 
 
 def object_color(color: Color, number: int) -> Color:
-    """The colour of the `number`-th object (from 0) of a class: near the class colour, unlike its neighbours."""
+    """The colour of object `number` (from 0) of a class: near the class colour, unlike its neighbours."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(v / 255 for v in display_color(color)))
     if number == 0:
         return display_color(color)

@@ -86,14 +86,18 @@ def _draw_label(layer: Image.Image, place: tuple[int, int, int, int], label: Lab
     shade = tuple(round(0.28 * v) for v in label.color)
     layer.paste(rounded_box((x1 - x0, y1 - y0), (y1 - y0) // 3, (*shade, 205)), (x0, y0))
     ImageDraw.Draw(layer).text(
-        ((x0 + x1) / 2, (y0 + y1) / 2), label.text, font=font(size, bold=True), fill=(*ink(shade), 255), anchor="mm"
+        ((x0 + x1) / 2, (y0 + y1) / 2),
+        label.text,
+        font=font(size, bold=True),
+        fill=(*ink(shade), 255),
+        anchor="mm",
     )
 
 
 def _free_place(
     mask: np.ndarray, box_size: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int] | None:
-    """The box (x0, y0, x1, y1) of a label, centred deep inside of the mask; None if it would be in the way."""
+    """The box (x0, y0, x1, y1) of a label, centred deep in the mask; None if it would be in the way."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -115,7 +119,9 @@ def _free_place(
     return None
 
 
-def _inside(centre: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int, int, int]:
+def _inside(
+    centre: tuple[int, int], size: tuple[int, int], shape: tuple[int, int]
+) -> tuple[int, int, int, int]:
     """A box around `centre` (x, y), moved so that it lies in a picture of `shape` (height, width)."""
     x0 = min(max(centre[0] - size[0] // 2, 0), shape[1] - size[0])
     y0 = min(max(centre[1] - size[1] // 2, 0), shape[0] - size[1])

@@ -55,7 +55,9 @@ def muted(image: np.ndarray) -> np.ndarray:
     return _to_uint8((0.7 * grey + 0.3 * image) * 0.72)
 
 
-def _draw_line(image: np.ndarray, edge: np.ndarray, thickness: int, color: Color, strength: float) -> np.ndarray:
+def _draw_line(
+    image: np.ndarray, edge: np.ndarray, thickness: int, color: Color, strength: float
+) -> np.ndarray:
     line = edge.astype(np.float32)
     if thickness > 1:
         line = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness)))

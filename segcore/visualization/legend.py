@@ -74,4 +74,3 @@ def title(text: str, note: str, width: int, size: int) -> np.ndarray:
     if start + text_size(note, round(0.86 * size))[0] <= width:
         draw.text((start, middle), note, font=font(round(0.86 * size)), fill=QUIET, anchor="lm")
     return np.asarray(strip)
-

@@ -22,6 +22,7 @@ _LONG_SIDE = (960, 2000)
 _LEAST_LEGEND = 420
 _SHEET_PANEL = 960
 _SMOOTHED = 256  # maps with larger values are scaled to the nearest pixel
+_SOFTNESS = 0.6  # by which enlarged borders are rounded, in pixels of the small map
 _MAP_ALPHA, _OBJECT_ALPHA = 0.58, 0.62
 
 
@@ -42,7 +43,9 @@ def render(image: np.ndarray, prediction: Prediction, task: str, long_side: int 
     """
     result = _result_of(prediction, task)
     if image.shape[:2] != tuple(prediction.size):
-        raise ValueError(f"the image is {image.shape[:2]}, the prediction {tuple(prediction.size)} (height, width)")
+        raise ValueError(
+            f"the image is {image.shape[:2]}, the prediction {tuple(prediction.size)} (height, width)"
+        )
     size = _display_size(image.shape[:2], long_side)
     photo = _scaled(image, size)
     draw = {"panoptic": _draw_panoptic, "instance": _draw_instances, "semantic": _draw_semantic}[task]
@@ -58,9 +61,15 @@ def with_legend(image: np.ndarray, prediction: Prediction, task: str) -> np.ndar
     return np.vstack([_centred(picture, width), strip])
 
 
-def render_all(image: np.ndarray, prediction: Prediction, long_side: int | None = None) -> dict[str, np.ndarray]:
+def render_all(
+    image: np.ndarray, prediction: Prediction, long_side: int | None = None
+) -> dict[str, np.ndarray]:
     """`render` of every task that the prediction holds, by task."""
-    return {task: render(image, prediction, task, long_side) for task in TASKS if getattr(prediction, task) is not None}
+    return {
+        task: render(image, prediction, task, long_side)
+        for task in TASKS
+        if getattr(prediction, task) is not None
+    }
 
 
 def contact_sheet(image: np.ndarray, prediction: Prediction, name: str = "") -> np.ndarray:
@@ -125,7 +134,7 @@ def _draw_panoptic(photo: np.ndarray, result: PanopticResult, classes: Classes) 
 
 def _draw_instances(photo: np.ndarray, result: InstanceResult, classes: Classes) -> np.ndarray:
     picture, labels, seen = muted(photo), [], Counter()
-    masks = [_scaled_map(mask.astype(np.uint8), photo.shape[:2]).astype(bool) for mask in result.masks]
+    masks = [_scaled_mask(mask, photo.shape[:2]) for mask in result.masks]
     colors = []
     for index in result.class_indices.tolist():
         colors.append(object_color(classes.colors[index], seen[index]))
@@ -133,7 +142,9 @@ def _draw_instances(photo: np.ndarray, result: InstanceResult, classes: Classes)
     # The best last, so that they lie on top.
     for i in reversed(range(len(masks))):
         picture = blend_mask(picture, masks[i], colors[i], _OBJECT_ALPHA, _line_width(photo))
-        labels.append(Label(f"{result.names[i]} {result.scores[i]:.0%}", masks[i], colors[i], float(masks[i].sum())))
+        labels.append(
+            Label(f"{result.names[i]} {result.scores[i]:.0%}", masks[i], colors[i], float(masks[i].sum()))
+        )
     return draw_labels(picture, labels, _font_size(max(photo.shape[:2])))
 
 
@@ -231,7 +242,9 @@ def _result_of(prediction: Prediction, task: str):
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join(TASKS)}")
     result = getattr(prediction, task)
     if result is None:
-        raise ValueError(f"the prediction has no {task} result; ask the predictor for that task, or for 'all'")
+        raise ValueError(
+            f"the prediction has no {task} result; ask the predictor for that task, or for 'all'"
+        )
     return result
 
 
@@ -263,11 +276,21 @@ def _scaled_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
 
 
+def _scaled_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A bool mask at another size, its border a curve."""
+    if mask.shape == size:
+        return mask
+    levels = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if size[0] > mask.shape[0]:
+        levels = cv2.GaussianBlur(levels, (0, 0), _SOFTNESS * size[0] / mask.shape[0])
+    return levels > 127
+
+
 def _enlarged_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Each pixel takes the value whose enlarged and softened mask is strongest there."""
     best = np.zeros(size, np.float32)
     result = np.zeros(size, values.dtype)
-    softness = 0.6 * size[0] / values.shape[0]
+    softness = _SOFTNESS * size[0] / values.shape[0]
     for value in np.unique(values):
         mask = cv2.resize((values == value).astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
         mask = cv2.GaussianBlur(mask, (0, 0), softness)
