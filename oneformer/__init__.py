@@ -2,6 +2,6 @@
 
 from segcore.lazy import attach
 
-__all__ = ["add_oneformer_config"]
+__all__ = ["OneFormerPredictor", "add_oneformer_config"]
 
-__getattr__, __dir__ = attach(__name__, {"add_oneformer_config": ".config"})
+__getattr__, __dir__ = attach(__name__, {"OneFormerPredictor": ".predictor", "add_oneformer_config": ".config"})

@@ -57,8 +57,8 @@ def build_config(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) 
     for add_config in add_config_fns:
         add_config(cfg)
     if args.config_file:
-        _merge_file(cfg, args.config_file)
-    _merge_pairs(cfg, args.opts or [])
+        merge_file(cfg, args.config_file)
+    merge_pairs(cfg, args.opts or [])
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = default_device()
     if "IS_TRAIN" in cfg.MODEL:
@@ -114,7 +114,8 @@ def _read_file(path: str) -> dict:
         raise ConfigError(f"config file {path!r} cannot be read: {error}") from error
 
 
-def _merge_file(cfg: CfgNode, path: str) -> None:
+def merge_file(cfg: CfgNode, path: str) -> None:
+    """Merge a YAML file and its _BASE_ files into `cfg`. Raises ConfigError for what is wrong in it."""
     _check_keys(cfg, list(_leaves(_read_file(path))), f"{path} (or a _BASE_ of it)")
     try:
         cfg.merge_from_file(path, allow_unsafe=False)
@@ -122,7 +123,8 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
+def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
+    """Merge [KEY, VALUE, KEY, VALUE, ...] into `cfg`. Raises ConfigError, e.g. for an unknown key."""
     if len(pairs) % 2:
         raise ConfigError(f"settings are pairs KEY VALUE, but {pairs[-1]!r} has no value")
     _check_keys(cfg, list(pairs[0::2]), "the command line")

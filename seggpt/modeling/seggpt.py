@@ -19,6 +19,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from segcore.registry import register_once
 from seggpt.modeling.attention import FORMS
 from seggpt.modeling.block import Block, LayerNorm2d
 from seggpt.modeling.loss import IMAGENET_MEAN, IMAGENET_STD, inpainting_loss
@@ -36,7 +37,7 @@ class PatchEmbed(nn.Module):
         return self.proj(x.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
 
 
-@META_ARCH_REGISTRY.register()
+@register_once(META_ARCH_REGISTRY)
 class SegGPT(nn.Module):
     """The network, with the released checkpoint's parameter names.
 

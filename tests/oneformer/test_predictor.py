@@ -1,0 +1,221 @@
+"""The predictor: what the model says, for any picture, and one clear error for what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from safetensors.torch import save_file
+
+from oneformer import OneFormerPredictor, loading
+from tests.pictures import photograph, tiny_config, tiny_model, tiny_weights
+
+
+@pytest.fixture(scope="module")
+def weights(repo, tmp_path_factory) -> Path:
+    return tiny_weights(repo, tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def predictor(weights) -> OneFormerPredictor:
+    return OneFormerPredictor(weights=weights, device="cpu", confidence=0.0)
+
+
+def same(a, b) -> None:
+    """The two predictions are equal where both hold a result."""
+    assert a.size == b.size
+    if a.panoptic and b.panoptic:
+        np.testing.assert_array_equal(a.panoptic.ids, b.panoptic.ids)
+        assert a.panoptic.segments == b.panoptic.segments
+    if a.instance and b.instance:
+        np.testing.assert_array_equal(a.instance.masks, b.instance.masks)
+        np.testing.assert_allclose(a.instance.scores, b.instance.scores, rtol=1e-5)
+        assert a.instance.names == b.instance.names
+    if a.semantic and b.semantic:
+        np.testing.assert_array_equal(a.semantic.labels, b.semantic.labels)
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_results_are_those_of_the_model(predictor):
+    image = photograph(40, 60)
+    found = predictor(image, "all")
+    x = predictor._input(image, "all")
+    with torch.no_grad():
+        threshold, predictor.model.object_threshold = predictor.model.object_threshold, 0.0
+        output = predictor.model([x])[0]
+        predictor.model.object_threshold = threshold
+    np.testing.assert_array_equal(found.panoptic.ids, output["panoptic_seg"][0].numpy())
+    np.testing.assert_array_equal(found.semantic.labels, output["sem_seg"].argmax(0).numpy())
+    occupied = output["instances"].pred_masks.flatten(1).any(1)
+    np.testing.assert_array_equal(found.instance.masks, output["instances"].pred_masks[occupied].numpy())
+    assert found.panoptic.segments and len(found.instance)  # else the comparison says nothing
+    for segment in found.panoptic.segments:
+        assert segment.area == (found.panoptic.ids == segment.id).sum()
+        assert segment.name == predictor.classes.names[segment.class_index]
+        assert segment.isthing == (segment.name in ("car", "door", "window"))
+
+
+def test_all_is_the_three_tasks(predictor):
+    image = photograph(50, 33)
+    together = predictor(image, "all")
+    for task in ("panoptic", "instance", "semantic"):
+        alone = predictor(image, task)
+        same(alone, together)
+        held = [name for name in ("panoptic", "instance", "semantic") if getattr(alone, name) is not None]
+        assert held == [task]
+
+
+def test_a_picture_gets_the_same_result_in_a_batch(predictor):
+    images = [photograph(40, 60), photograph(64, 20), photograph(40, 60)[:, ::-1]]
+    for single, batched in zip([predictor(i, "all") for i in images], predictor.batch(images, "all")):
+        same(single, batched)
+    assert predictor.batch([], "all") == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5000, 33), (33, 5000), (1, 700)])
+def test_extreme_sizes(predictor, size):
+    found = predictor(photograph(*size), "all")
+    assert found.panoptic.ids.shape == found.semantic.labels.shape == found.instance.masks.shape[1:] == size
+
+
+def test_the_model_sees_rgb_once(predictor, monkeypatch):
+    """Upstream's demo turned RGB into BGR by flipping twice (asks B9)."""
+    seen = []
+    monkeypatch.setattr(predictor, "_run", lambda inputs, _: seen.extend(inputs) or [{}])
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 200
+    predictor(red, "semantic")
+    assert [int(channel.float().mean()) for channel in seen[0]["image"]] == [200, 0, 0]
+    monkeypatch.setattr(predictor, "_channel_order", "BGR")
+    predictor(red, "semantic")
+    assert [int(channel.float().mean()) for channel in seen[1]["image"]] == [0, 0, 200]
+
+
+def test_confidence(predictor):
+    image = photograph(40, 60)
+    everything = predictor(image, "all")
+    cut = float(np.median(everything.instance.scores))
+    sure = predictor(image, "all", confidence=cut)
+    assert 0 < len(sure.instance) < len(everything.instance)
+    assert sure.instance.scores.min() >= cut
+    nothing = predictor(image, "all", confidence=1.0)
+    assert len(nothing.instance) == 0 and nothing.panoptic.segments == [] and not nothing.panoptic.ids.any()
+    same(predictor(image, "all"), everything)  # one call's threshold is not the next one's
+
+
+def test_config_and_weights_apart(repo, weights, predictor, tmp_path):
+    """A .pth with its config: the same model, built the usual way."""
+    cfg = tiny_config(repo)
+    path = tmp_path / "model.pth"
+    torch.save({"model": tiny_model(cfg).state_dict()}, path)
+    found = OneFormerPredictor(cfg, path)(photograph(40, 60), "all")
+    assert found.semantic.names == predictor.classes.names
+    cfg.MODEL.WEIGHTS = str(path)
+    same(found, OneFormerPredictor(cfg)(photograph(40, 60), "all"))
+
+
+def test_classes_are_registered_once(weights):
+    first = OneFormerPredictor(weights=weights, device="cpu")
+    names = set(MetadataCatalog.list())
+    second = OneFormerPredictor(weights=weights, device="cpu")
+    assert set(MetadataCatalog.list()) == names
+    assert first.classes == second.classes
+    assert first.terms == "none: random numbers"
+    # Under a name of their own: the data set's entry is not touched.
+    assert any(name.startswith("classes_of_weights_") for name in names)
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("image", "task", "confidence", "message"),
+    [
+        (photograph(4, 4), "panoptik", None, "unknown task 'panoptik'; choose one of panoptic"),
+        (photograph(4, 4), "all", 1.5, "confidence must be between 0 and 1, got 1.5"),
+        (photograph(4, 4).astype(np.float32), "all", None, r"got float32 \(4, 4, 3\)"),
+        (photograph(4, 4)[..., 0], "all", None, r"got uint8 \(4, 4\)"),
+        (photograph(0, 4), "all", None, r"with pixels, got uint8 \(0, 4, 3\)"),
+        ("street.jpg", "all", None, "got str; segcore.data.photo.read_photo reads one"),
+    ],
+)
+def test_bad_calls(predictor, image, task, confidence, message):
+    with pytest.raises(ValueError, match=message):
+        predictor(image, task, confidence=confidence)
+
+
+def test_no_bundled_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(loading, "_BUNDLED", tmp_path)
+    with pytest.raises(FileNotFoundError, match="there are no bundled weights"):
+        OneFormerPredictor()
+
+
+def test_bundled_weights_are_the_default(monkeypatch, tmp_path, weights):
+    (tmp_path / "oneformer_x.safetensors").write_bytes(weights.read_bytes())
+    monkeypatch.setattr(loading, "_BUNDLED", tmp_path)
+    assert OneFormerPredictor(device="cpu").weights == str(tmp_path / "oneformer_x.safetensors")
+
+
+def test_unusable_weights(repo, weights, tmp_path):
+    torn, other, plain = tmp_path / "torn.safetensors", tmp_path / "other.pth", tmp_path / "plain.safetensors"
+    torn.write_bytes(weights.read_bytes()[:5000])
+    torch.save({"layer1.weight": torch.zeros(3)}, other)
+    save_file({"x": torch.zeros(3)}, plain)
+    cfg = tiny_config(repo)
+    for path, error, message in [
+        (tmp_path / "none.safetensors", FileNotFoundError, "none.safetensors"),
+        (tmp_path / "none.pth", FileNotFoundError, "no weights at"),
+        (torn, ValueError, "cannot read the weights .*torn"),
+        (plain, ValueError, "has no config inside"),
+        (other, ValueError, "do not hold their config; give the config"),
+        ("hf:org/name", ValueError, "do not hold their config; give the config"),
+        (tmp_path, ValueError, "do not hold their config; give the config"),
+    ]:
+        with pytest.raises(error, match=message):
+            OneFormerPredictor(weights=path, device="cpu")
+    with pytest.raises(ValueError, match="another architecture"):
+        OneFormerPredictor(cfg, other)
+    with pytest.raises(ValueError, match="WEIGHTS is empty"):
+        OneFormerPredictor(cfg)
+
+
+def test_a_part_of_a_model_is_refused(repo, tmp_path):
+    """A backbone alone loads for training; predicting with a random head would be noise."""
+    cfg = tiny_config(repo)
+    state = tiny_model(cfg).state_dict()
+    torch.save({k: v for k, v in state.items() if k.startswith("backbone.")}, tmp_path / "backbone.pth")
+    with pytest.raises(ValueError, match=r"are no whole model: .* tensors are missing"):
+        OneFormerPredictor(cfg, tmp_path / "backbone.pth")
+
+
+def test_other_classes_are_refused(repo, weights):
+    with pytest.raises(ValueError, match=r"NUM_CLASSES 5, but .* has 8 classes"):
+        OneFormerPredictor(weights=weights, device="cpu", opts=["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5"])
+    cfg = tiny_config(repo)
+    cfg.merge_from_list(
+        ["DATASETS.TEST", "('coco_2017_val_panoptic',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "133"]
+    )
+    with pytest.raises(ValueError, match="tell 8 classes apart, the config 133"):
+        OneFormerPredictor(cfg, weights)
+
+
+def test_wrong_settings(weights, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown config key .*MODEL.TEST.OVERLAP_TRESHOLD \(did you mean"):
+        OneFormerPredictor(weights=weights, opts=["MODEL.TEST.OVERLAP_TRESHOLD", "0.5"])
+    with pytest.raises(ValueError, match=r"config file .* does not exist"):
+        OneFormerPredictor(tmp_path / "none.yaml", weights)
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        OneFormerPredictor(weights=weights, device="gpu")
+    with pytest.raises(ValueError, match="confidence must be"):
+        OneFormerPredictor(weights=weights, confidence=-1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_cuda_where_there_is_none(weights):
+    with pytest.raises(ValueError, match="PyTorch finds no CUDA device"):
+        OneFormerPredictor(weights=weights, device="cuda")
