@@ -36,9 +36,7 @@ from seggpt.video import VideoSegmenter
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument(
-        "--input", nargs="+", required=True, help="pictures, folders, globs, video files, or camera:0"
-    )
+    p.add_argument("--input", nargs="+", required=True, help="pictures, folders, globs, video files, or camera:0")
     p.add_argument("--video", action="store_true", help="a folder is a clip, not a heap of pictures")
     p.add_argument("--output", default="output/seggpt", help="folder for the results")
     prompt = p.add_argument_group("prompts")
@@ -57,15 +55,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=["oneformer"],
         help="let OneFormer's instances be the masks of the prompt picture or first frame",
     )
-    prompt.add_argument(
-        "--type", choices=TYPES, default="instance", help="these very objects, or things of their kind"
-    )
-    prompt.add_argument(
-        "--ensemble", choices=ENSEMBLES, default="feature", help="how several prompts act together"
-    )
-    prompt.add_argument(
-        "--separate", action="store_true", help="one pass per label instead of one colour each"
-    )
+    prompt.add_argument("--type", choices=TYPES, default="instance", help="these very objects, or things of their kind")
+    prompt.add_argument("--ensemble", choices=ENSEMBLES, default="feature", help="how several prompts act together")
+    prompt.add_argument("--separate", action="store_true", help="one pass per label instead of one colour each")
     prompt.add_argument("--fit", choices=FITS, default="squash", help="to the network's canvas")
     model = p.add_argument_group("model")
     model.add_argument("--weights", help="portable .safetensors, released .pth, or Hugging Face folder")
@@ -79,9 +71,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     answer.add_argument("--threshold", type=float, default=THRESHOLD, help="of a label's score, 0..1")
     answer.add_argument("--tile", type=int, help="cut large pictures into squares of so many pixels")
     answer.add_argument("--memory", type=int, default=7, help="last frames that join the prompts of a clip")
-    answer.add_argument(
-        "--on-error", choices=["stop", "skip"], default="stop", help="at a frame that cannot be read"
-    )
+    answer.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at a frame that cannot be read")
     return p.parse_args(argv)
 
 
@@ -97,10 +87,13 @@ def main(argv: list[str] | None = None) -> None:
     prompts = make_prompts(args, predictor, images, masks)
     if args.save_prompts:
         prompts.save(args.save_prompts)
+    examples = [(image, shown_labels(mask, image, args.type)) for image, mask in zip(images, masks)]
     shown = run_pictures(args, predictor, prompts, pictures) if pictures else []
     for source in clips:
-        shown += run_clip(args, predictor, prompts, masks, source)
-    examples = [(image, shown_labels(mask, image, args.type)) for image, mask in zip(images, masks)]
+        results = run_clip(args, predictor, prompts, masks, source)
+        if prompts is None:  # the first frame, with the mask that it was given
+            examples, results = examples + results[:1], results[1:]
+        shown += results
     joint = Path(args.output) / "joint.jpg"
     write_joint_picture(joint, examples, shown)
     print(f"all together: {joint}")
@@ -115,9 +108,7 @@ def run_pictures(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, 
 
 
 def run_clip(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, masks: list, source: str) -> list:
-    segmenter = VideoSegmenter(
-        predictor, memory=args.memory, separate=args.separate, threshold=args.threshold
-    )
+    segmenter = VideoSegmenter(predictor, memory=args.memory, separate=args.separate, threshold=args.threshold)
     folder = Path(args.output) / Path(source.replace("camera:", "camera")).stem
     first_mask = None
     if prompts is None:
@@ -142,9 +133,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.prompt_from and args.prompt_mask:
         raise ValueError("--prompt-from oneformer makes the masks itself; leave --prompt-mask out")
     if not (args.prompts or args.prompt_mask or args.prompt_from):
-        raise ValueError(
-            "there is no prompt: give --prompt-image with --prompt-mask, or --prompts, or --prompt-from"
-        )
+        raise ValueError("there is no prompt: give --prompt-image with --prompt-mask, or --prompts, or --prompt-from")
     if args.prompt_image and args.prompt_mask and len(args.prompt_image) != len(args.prompt_mask):
         raise ValueError(
             f"{len(args.prompt_image)} --prompt-image but {len(args.prompt_mask)} --prompt-mask; "
@@ -183,9 +172,7 @@ def sort_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
             "of frames needs --video)"
         )
     if not (args.prompt_image or args.prompts) and len(args.prompt_mask) > 1:
-        raise ValueError(
-            f"{len(args.prompt_mask)} --prompt-mask without --prompt-image; a clip has one first frame"
-        )
+        raise ValueError(f"{len(args.prompt_mask)} --prompt-mask without --prompt-image; a clip has one first frame")
     return pictures, clips
 
 

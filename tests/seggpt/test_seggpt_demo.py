@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,9 +64,7 @@ def test_pictures(demo, files, capsys):
     )
     assert "3 pictures" in capsys.readouterr().out
     labels = np.asarray(Image.open(out / "00002_labels.png"))
-    assert (
-        labels.shape == (30, 48) and (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
-    )
+    assert labels.shape == (30, 48) and (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
     demo.main([*common, "--prompts", str(files / "p.safetensors"), "--output", str(files / "again")])
     assert np.array_equal(labels, np.asarray(Image.open(files / "again/00002_labels.png")))
 
@@ -91,6 +90,50 @@ def test_clip_after_its_first_frame(demo, files, capsys):
     assert "3 frames" in capsys.readouterr().out
     assert len(list((files / "out/clip/masks").iterdir())) == 3
     assert (np.asarray(Image.open(files / "out/clip/masks/00000.png")) > 0).sum() == 15 * 22
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, clip):
+    asked = []
+
+    class Finder:
+        def __init__(self, cfg, weights, device):
+            self.arguments = (cfg, weights, device)
+
+        def __call__(self, image, task, confidence):
+            asked.append((image.shape, task, confidence))
+            masks = np.zeros((2, 30, 48), bool)
+            masks[0, :10], masks[1, 5:20] = True, True  # they overlap; the surer one is the first
+            return SimpleNamespace(instance=SimpleNamespace(masks=masks, scores=np.array([0.9, 0.6])))
+
+    monkeypatch.setattr("oneformer.OneFormerPredictor", Finder, raising=False)
+    source = (
+        ["--video", "--input", str(files / "clip")]
+        if clip
+        else ["--input", str(files / "clip/00001.png"), "--prompt-image", str(files / "clip/00000.png")]
+    )
+    demo.main(
+        [
+            "--weights",
+            str(files / "weights"),
+            "--device",
+            "cpu",
+            "--prompt-from",
+            "oneformer",
+            *source,
+            "--output",
+            str(files / "out"),
+            "--memory",
+            "0",
+            "--confidence",
+            "0.4",
+        ]
+    )
+    assert asked == [((30, 48, 3), "instance", 0.4)]
+    if clip:
+        first = np.asarray(Image.open(files / "out/clip/masks/00000.png"))
+        assert (first == 2).sum() == 10 * 48 and (first == 1).sum() == 10 * 48
+    assert (files / "out/joint.jpg").is_file()
 
 
 @pytest.mark.parametrize(
