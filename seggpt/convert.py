@@ -6,12 +6,17 @@ tokens. No tensor is transposed or split: only names differ.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from segcore.checkpoint import register_converter
+from segcore.checkpoint.files import atomic_path
 
 # ours <-> theirs, as prefix pairs; {i} is a block's index
 _MODULES = {
@@ -145,3 +150,24 @@ def model_config(config: Mapping) -> dict:
         "out_blocks": tuple(config.get("intermediate_hidden_state_indices", (5, 11, 17, 23))),
         "drop_path_rate": config.get("drop_path_rate", 0.1),
     }
+
+
+def export_huggingface(state: Mapping[str, Tensor], arguments: Mapping, folder: str | os.PathLike) -> None:
+    """Write a folder that `transformers.SegGptForImageSegmentation.from_pretrained` loads.
+
+    Args:
+        state: a SegGPT's state dict. arguments: those that built it, all of them (`SegGPT.from_config(cfg)`).
+        folder: made if absent; must not hold a model yet.
+
+    Raises:
+        FileExistsError: if it does.
+        ValueError: if a key is not one of SegGPT's.
+    """
+    target = Path(folder) / "model.safetensors"
+    if target.exists():
+        raise FileExistsError(f"{target} exists; export to an empty folder")
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in to_huggingface(state).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    (target.parent / "config.json").write_text(json.dumps(huggingface_config(arguments), indent=1) + "\n")
+    with atomic_path(target) as temporary:   # last: a folder with weights is complete
+        save_file(tensors, temporary, metadata={"format": "pt"})

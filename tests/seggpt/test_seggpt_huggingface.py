@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seggpt.convert import (
+    export_huggingface,
     from_huggingface,
     huggingface_config,
     is_huggingface,
@@ -101,3 +102,14 @@ def test_strangers_are_refused():
         model_config({"model_type": "sam"})
     with pytest.raises(ValueError, match="hidden_act"):
         model_config({"model_type": "seggpt", "hidden_act": "relu"})
+
+
+@torch.no_grad()
+def test_an_exported_folder_loads_in_transformers(model, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    export_huggingface(model.state_dict(), FULL, tmp_path / "out")
+    loaded = transformers.SegGptForImageSegmentation.from_pretrained(tmp_path / "out").eval()
+    difference = ours(model, *inputs(1), 1) - ask(loaded, *inputs(1), "instance")
+    assert difference.abs().max() <= 1e-5
+    with pytest.raises(FileExistsError, match="empty folder"):
+        export_huggingface(model.state_dict(), FULL, tmp_path / "out")
