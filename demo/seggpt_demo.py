@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a clone works without being installed
+
 from seggpt import SegGPTPredictor
 from seggpt.colours import THRESHOLD
 from seggpt.frames import PICTURES, is_clip, open_clip

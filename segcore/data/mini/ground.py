@@ -14,10 +14,9 @@ from .light import cloud_noise, smooth_noise
 
 SKY, GRASS, ROAD, WATER = range(4)
 
-_SKIES = (((0.30, 0.50, 0.85), (0.75, 0.85, 0.95)), ((0.55, 0.58, 0.62), (0.78, 0.79, 0.80)),
-          ((0.45, 0.40, 0.60), (0.95, 0.70, 0.45)), ((0.16, 0.25, 0.50), (0.50, 0.60, 0.75)))  # fmt: skip
-_GRASSES = ((0.25, 0.45, 0.15), (0.42, 0.50, 0.20), (0.60, 0.55, 0.30), (0.15, 0.32, 0.16))
-_ROADS = ((0.38, 0.38, 0.40), (0.52, 0.50, 0.48), (0.50, 0.42, 0.32), (0.25, 0.25, 0.28))
+_SKIES = (((0.30, 0.50, 0.85), (0.75, 0.85, 0.95)), ((0.60, 0.63, 0.67), (0.80, 0.82, 0.84)))
+_GRASSES = ((0.25, 0.45, 0.15), (0.38, 0.50, 0.18))
+_ROADS = ((0.38, 0.38, 0.40), (0.52, 0.50, 0.48))
 
 
 class Ground(NamedTuple):
@@ -96,8 +95,8 @@ def _water_region(rng: np.random.Generator, x: np.ndarray, nearness: np.ndarray)
 def _water(
     rng: np.random.Generator, shape: tuple[int, int], nearness: np.ndarray, sky: np.ndarray
 ) -> np.ndarray:
-    own = np.array([0.10, 0.28, 0.38]) * rng.uniform(0.7, 1.4, 3)
-    mirror = rng.uniform(0.35, 0.75)
+    own = np.array([0.08, 0.27, 0.45]) * rng.uniform(0.8, 1.2, 3)
+    mirror = rng.uniform(0.15, 0.4)
     ripples = np.sin(18 / np.maximum(nearness, 0.05) + 5 * smooth_noise(rng, shape, (6, 50)))
     glitter = smooth_noise(rng, shape, (2, 14))
     brightness = 0.92 + 0.08 * ripples + 0.3 * (glitter - 0.5)

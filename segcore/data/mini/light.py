@@ -61,13 +61,13 @@ def photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     height, width = canvas.shape[:2]
     across = np.linspace(-1, 1, width)[None, :, None] * rng.uniform(-0.18, 0.18)
     down = np.linspace(-1, 1, height)[:, None, None] * rng.uniform(-0.1, 0.1)
-    cast = rng.uniform(0.88, 1.08, 3)
-    image = canvas * (1 + across + down) * cast * rng.uniform(0.75, 1.12)
-    if rng.random() < 0.3:
+    cast = rng.uniform(0.94, 1.05, 3)
+    image = canvas * (1 + across + down) * cast * rng.uniform(0.85, 1.08)
+    if rng.random() < 0.2:
         image = _blur(image)
-    haze = rng.uniform(0, 0.12)
+    haze = rng.uniform(0, 0.06)
     image = image * (1 - haze) + haze * 0.8
-    sigma = rng.uniform(0.012, 0.04)
+    sigma = rng.uniform(0.008, 0.025)
     grain = rng.normal(0, sigma, image.shape) * 0.5 + rng.normal(0, sigma, (height, width, 1)) * 0.7
     return (np.clip(image + grain, 0, 1) * 255 + 0.5).astype(np.uint8)
 
