@@ -107,15 +107,19 @@ def _free_place(
     top, left = int(rows[0]), int(columns[0])
     part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8)
     depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
+    # How much of a label centred here lies on the segment, and how deep its surroundings are.
+    fit = cv2.boxFilter(part, cv2.CV_32F, (width, height), borderType=cv2.BORDER_CONSTANT)
+    fit *= cv2.boxFilter(depth, cv2.CV_32F, (2 * width, 2 * height), borderType=cv2.BORDER_CONSTANT)
+    fit[depth == 0] = 0
     for _ in range(_CANDIDATES):
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        if depth[y, x] <= 0:
+        y, x = np.unravel_index(fit.argmax(), fit.shape)
+        if fit[y, x] <= 0:
             return None
         box = _inside((left + int(x) - 1, top + int(y) - 1), box_size, mask.shape)
         if not any(_overlap(box, other) for other in taken):
             return box
         # Not here: forget the surroundings, so that the next try is elsewhere.
-        cv2.circle(depth, (int(x), int(y)), max(width // 2, int(depth[y, x] * 0.7), 1), 0, -1)
+        cv2.circle(fit, (int(x), int(y)), max(width // 2, int(depth[y, x] * 0.7), 1), 0, -1)
     return None
 
 

@@ -158,7 +158,7 @@ def test_a_picture_shows_its_segments(task):
 
 def test_small_photographs_are_enlarged_and_large_ones_reduced():
     assert render(photograph(4, 6), prediction(), "panoptic").shape[1] == 960
-    assert max(render(photograph(2400, 3600), prediction(600), "semantic").shape) == 2000
+    assert max(render(photograph(1600, 2400), prediction(400), "semantic").shape) == 2000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 33), (33, 5000), (2, 3)])
