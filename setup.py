@@ -34,7 +34,10 @@ INSTALL_REQUIRES = [
     "scipy>=1.11",
     "safetensors>=0.4",
     "huggingface_hub>=0.24",
+    # CLIP's vocabulary is a file in open_clip_torch; its tokenizer needs the other two.
     "open_clip_torch>=2.24",
+    "ftfy>=6.1",
+    "regex>=2023.6.3",
     # Data and evaluation.
     "pillow>=9.4",
     "opencv-python-headless>=4.8",
@@ -44,11 +47,10 @@ INSTALL_REQUIRES = [
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
     "pyyaml>=6.0",
+    "yacs>=0.1.8",
     "tabulate>=0.9",
-    "termcolor>=2.0",
     "tensorboard>=2.12",
     "tqdm>=4.65",
-    "matplotlib>=3.7",
 ]
 
 EXTRAS_REQUIRE = {

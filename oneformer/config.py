@@ -13,11 +13,11 @@ from segcore.config import add_segcore_config
 def add_oneformer_config(cfg: CN) -> None:
     """Add OneFormer's keys to a Detectron2 config, in place; harmless when called twice.
 
-    Also registers what the keys can name: the mapper and the built-in data sets.
+    Also registers what the keys can name: the meta-architecture, the mapper, the built-in data sets.
     """
     from segcore.data import register_builtin
 
-    from . import data  # noqa: F401  (its import registers the mapper)
+    from . import data, modeling  # noqa: F401  (their import registers)
 
     register_builtin()
     add_segcore_config(cfg)

@@ -23,7 +23,6 @@ def add_segcore_config(cfg: CN) -> None:
     # Detectron2's default is "cuda" everywhere; ours is what the machine has ("auto" is resolved likewise).
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
-    cfg.DATALOADER.PERSISTENT_WORKERS = True
 
     cfg.TEST.TASKS = ["panoptic", "instance", "semantic"]
     cfg.OUTPUT_WRITERS = ["console", "json", "tensorboard"]   # also "wandb"

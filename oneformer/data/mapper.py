@@ -96,6 +96,12 @@ class OneFormerMapper:
             resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
             return {"is_train": False, "augmentations": [resize], "image_format": cfg.INPUT.FORMAT}
         metadata = _common_metadata(cfg.DATASETS.TRAIN)
+        num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if len(metadata.stuff_classes) != num_classes:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but {cfg.DATASETS.TRAIN[0]} has "
+                f"{len(metadata.stuff_classes)} classes"
+            )
         return {
             "is_train": True,
             "augmentations": build_recipe(cfg),

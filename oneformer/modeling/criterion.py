@@ -103,7 +103,9 @@ class Criterion(nn.Module):
         self.register_buffer("empty_weight", empty_weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / contrastive_temperature)))
 
-    def forward(self, outputs: DecoderOutput, targets: list[Target], texts: Tensor | None) -> dict[str, Tensor]:
+    def forward(
+        self, outputs: DecoderOutput, targets: list[Target], texts: Tensor | None
+    ) -> dict[str, Tensor]:
         """Weighted losses.
 
         Args:
@@ -126,7 +128,8 @@ class Criterion(nn.Module):
         for layer, masks in enumerate(mask_logits):
             indices = [match[layer].to(masks.device, non_blocking=True) for match in matches]
             suffix = f"_{layer - 1}" if layer else ""
-            losses["loss_ce" + suffix] = self.class_weight * self._class_loss(class_logits[layer], indices, targets)
+            cross_entropy = self._class_loss(class_logits[layer], indices, targets)
+            losses["loss_ce" + suffix] = self.class_weight * cross_entropy
             bce, dice = self._mask_losses(masks, indices, targets, num_masks)
             losses["loss_mask" + suffix] = self.mask_weight * bce
             losses["loss_dice" + suffix] = self.dice_weight * dice
@@ -137,9 +140,14 @@ class Criterion(nn.Module):
         return losses
 
     def match(self, class_logits: Tensor, mask_logits: list[Tensor], targets: list[Target]) -> list[Tensor]:
-        """Per image (D, 2, pairs): matched query and target in each layer; class_logits is (D, B, Q, K + 1)."""
+        """Per image (D, 2, pairs): matched query and target in each layer.
+
+        class_logits is (D, B, Q, K + 1).
+        """
         return [
-            self.matcher(class_logits[:, b], torch.stack([m[b].detach() for m in mask_logits]), t.labels, t.masks)
+            self.matcher(
+                class_logits[:, b], torch.stack([m[b].detach() for m in mask_logits]), t.labels, t.masks
+            )
             for b, t in enumerate(targets)
         ]
 

@@ -7,11 +7,13 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from segcore.registry import register_once
+
 from .pixel_decoder import MSDeformAttnPixelDecoder
 from .transformer_decoder import DecoderMemory, OneFormerDecoder
 
 
-@SEM_SEG_HEADS_REGISTRY.register()
+@register_once(SEM_SEG_HEADS_REGISTRY)
 class OneFormerHead(nn.Module):
     """Holds the two decoders."""
 

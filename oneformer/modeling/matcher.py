@@ -60,7 +60,7 @@ class HungarianMatcher(nn.Module):
         cost = self._cost(class_logits, mask_logits, labels, masks).cpu()
         if not torch.isfinite(cost).all():
             raise FloatingPointError(
-                "the matching cost is not finite: the model's class or mask logits have become NaN or infinite"
+                "the matching cost is not finite: the model's class or mask logits became NaN or infinite"
             )
         pairs = [torch.from_numpy(np.stack(linear_sum_assignment(c))) for c in cost.numpy()]
         return torch.stack([p[:, p[1].argsort()] for p in pairs])

@@ -18,6 +18,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.registry import register_once
+
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, expand_task
 from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
@@ -42,7 +44,7 @@ class _Decoded:
     image_size: tuple[int, int]
 
 
-@META_ARCH_REGISTRY.register()
+@register_once(META_ARCH_REGISTRY)
 class OneFormer(nn.Module):
     """One model for panoptic, instance and semantic segmentation, told which by the input's task."""
 
@@ -204,7 +206,8 @@ class OneFormer(nn.Module):
             )
             for row in rows
         ]
-        return {"pred_logits": torch.stack([row.class_logits for row in rows]), "pred_masks": torch.stack(masks)}
+        logits = torch.stack([row.class_logits for row in rows])
+        return {"pred_logits": logits, "pred_masks": torch.stack(masks)}
 
     def _decode_all(self, batched_inputs: list[dict]) -> Iterator[_Decoded]:
         """Backbone and pixel decoder once per image, the decoder once per image and task."""
@@ -274,7 +277,8 @@ class OneFormer(nn.Module):
         targets = []
         for x in batched_inputs:
             if "instances" not in x:
-                raise ValueError(f"training input {x.get('file_name', '')!r} has no 'instances' with gt_masks")
+                name = x.get("file_name", "")
+                raise ValueError(f"training input {name!r} has no 'instances' with gt_masks")
             instances = x["instances"].to(self.device)
             masks = instances.gt_masks
             masks = masks.tensor if hasattr(masks, "tensor") else masks
@@ -292,8 +296,8 @@ class OneFormer(nn.Module):
         texts = branch([x["text_tokens"] for x in batched_inputs], [x["text_index"] for x in batched_inputs])
         if texts.shape[1] != num_queries:
             raise ValueError(
-                f"{texts.shape[1]} text vectors (texts + contextual tokens) but {num_queries} queries; the mapper "
-                "must make NUM_OBJECT_QUERIES - TEXT_ENCODER.N_CTX texts"
+                f"{texts.shape[1]} text vectors (texts + contextual tokens) but {num_queries} queries; the "
+                "mapper must make NUM_OBJECT_QUERIES - TEXT_ENCODER.N_CTX texts"
             )
         return texts
 
@@ -307,7 +311,8 @@ def _asked_tasks(x: dict) -> tuple[str, ...]:
     task = x.get("task")
     if not task:
         raise ValueError(
-            f"input {x.get('file_name', '')!r} says no 'task'; give it one of panoptic, instance, semantic, all"
+            f"input {x.get('file_name', '')!r} says no 'task'; "
+            "give it one of panoptic, instance, semantic, all"
         )
     names = (task,) if isinstance(task, str) else task
     return tuple(dict.fromkeys(chain.from_iterable(expand_task(name) for name in names)))

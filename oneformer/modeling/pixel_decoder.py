@@ -56,7 +56,9 @@ class MSDeformAttn(nn.Module):
             bias.expand(self.num_heads, self.num_levels, self.num_points, 2).flatten()
         )
 
-    def forward(self, query: Tensor, value: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    def forward(
+        self, query: Tensor, value: Tensor, reference: Tensor, sizes: list[tuple[int, int]]
+    ) -> Tensor:
         """Sample.
 
         Args:
@@ -125,7 +127,8 @@ class DeformableEncoder(nn.Module):
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
-                sine_position_encoding(h, w, x.shape[2], x.device).flatten(2).transpose(1, 2).to(x.dtype) + embed
+                sine_position_encoding(h, w, x.shape[2], x.device).flatten(2).transpose(1, 2).to(x.dtype)
+                + embed
                 for (h, w), embed in zip(sizes, self.level_embed, strict=True)
             ],
             dim=1,
@@ -184,7 +187,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         if set(by_stride[1:]) != set(transformer_in_features):
             raise ValueError(
                 "the pixel decoder takes the finest feature plus those of the deformable encoder; got "
-                f"IN_FEATURES={in_features} and DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES={transformer_in_features}"
+                f"IN_FEATURES={in_features} and "
+                f"DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES={transformer_in_features}"
             )
         self.fine_feature, self.coarse_to_fine = by_stride[0], by_stride[:0:-1]
         self.input_proj = nn.ModuleList(

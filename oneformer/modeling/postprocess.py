@@ -163,7 +163,8 @@ def instance_segmentation(
     if score_threshold is not None:
         keep &= scores > score_threshold
     if thing_classes is not None:
-        keep &= torch.isin(classes, torch.tensor(sorted(thing_classes), dtype=classes.dtype, device=classes.device))
+        things = torch.tensor(sorted(thing_classes), dtype=classes.dtype, device=classes.device)
+        keep &= torch.isin(classes, things)
     scores, classes = scores[keep], classes[keep]
     unique, row = queries[keep].unique(return_inverse=True)
 
@@ -175,7 +176,8 @@ def instance_segmentation(
     order = scores.argsort(descending=True, stable=True)
     row, classes = row[order], classes[order]
     if class_map is not None:
-        classes = torch.tensor([class_map[c] for c in classes.tolist()], dtype=classes.dtype, device=classes.device)
+        mapped = [class_map[c] for c in classes.tolist()]
+        classes = torch.tensor(mapped, dtype=classes.dtype, device=classes.device)
     result = Instances(tuple(masks.shape[1:]))
     result.pred_masks = masks[row]
     result.scores = scores[order]

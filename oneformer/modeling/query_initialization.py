@@ -73,7 +73,10 @@ class QueryInitializer(nn.Module):
         position = position.flatten(2).transpose(1, 2).to(features.dtype)
         keys = position + features.flatten(2).transpose(1, 2)
         attentions = [layer.multihead_attn for layer in self.decoder.layers]
-        return [(a.project_keys(keys), a.project_values(position).expand(len(keys), -1, -1, -1)) for a in attentions]
+        return [
+            (a.project_keys(keys), a.project_values(position).expand(len(keys), -1, -1, -1))
+            for a in attentions
+        ]
 
     def forward(self, task: Tensor, query_embed: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
         """

@@ -104,8 +104,12 @@ class OneFormerDecoder(nn.Module):
             dropout=query_init_dropout,
         )
         layers = range(num_layers)
-        self.transformer_self_attention_layers = nn.ModuleList(SelfAttentionLayer(dim, num_heads) for _ in layers)
-        self.transformer_cross_attention_layers = nn.ModuleList(CrossAttentionLayer(dim, num_heads) for _ in layers)
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(dim, num_heads) for _ in layers
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(dim, num_heads) for _ in layers
+        )
         self.transformer_ffn_layers = nn.ModuleList(FFNLayer(dim, feedforward_dim) for _ in layers)
         for stack in (
             self.transformer_self_attention_layers,
@@ -155,7 +159,8 @@ class OneFormerDecoder(nn.Module):
         layers = []
         for i, cross in enumerate(self.transformer_cross_attention_layers):
             key, value = memory[i % NUM_LEVELS]
-            layers.append((cross.multihead_attn.project_keys(key), cross.multihead_attn.project_values(value)))
+            attention = cross.multihead_attn
+            layers.append((attention.project_keys(key), attention.project_values(value)))
         return DecoderMemory(mask_features, [tuple(x.shape[-2:]) for x in maps], query_init, layers)
 
     def _level_memory(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,12 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def(
       "msda_backward(Tensor grad, Tensor value, int[] shapes, Tensor? reference, Tensor points, Tensor weights) "
       "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "na_forward(Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, float scale) "
+      "-> Tensor");
+  m.def(
+      "na_backward(Tensor grad, Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, "
+      "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
 PyMODINIT_FUNC PyInit__C() {

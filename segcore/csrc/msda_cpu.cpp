@@ -1,8 +1,10 @@
 // PyTorch binding of the CPU deformable attention: checks, layout, threads.
 #include "msda_cpu.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "cpu_features.h"

@@ -6,17 +6,9 @@
 // The head's map is contiguous (64 queries' taps stay in L1/L2); a tap is `padded` channels read as whole
 // vectors. Taps outside the map read the zero row, which costs no branch and lets NaN weights through.
 #pragma once
-#include <cmath>
-
 #include "msda_cpu.h"
 #include "scratch.h"
 #include "vec.h"
-
-#if defined(__GNUC__) || defined(__clang__)
-#define SEGCORE_PREFETCH(p) __builtin_prefetch(p)
-#else
-#define SEGCORE_PREFETCH(p)
-#endif
 
 namespace {
 
@@ -26,23 +18,25 @@ using segcore::MsdaProblem;
 // Queries whose geometry is computed together: 4 * 12 points fill whole vectors.
 constexpr int64_t kGroup = 4;
 
-// Bilinear geometry of a group of queries; arrays hold kGroup * N entries.
+// Bilinear geometry of a group of queries. Arrays hold kGroup * N entries, rounded up to whole vectors and the
+// last vector's overhang: `stride`.
 template <class T>
 struct Geometry {
-  int64_t points;                    // N
-  Scratch<T> width, height;      // of each point's level
+  int64_t points, stride;
+  Scratch<T> width, height;  // of each point's level
   Scratch<int32_t> columns, rows, start;
-  Scratch<T> x, y, weight;       // gathered inputs; weight is after the softmax
-  Scratch<T> fx, fy;             // fractions
-  Scratch<int32_t> offset;       // (4, kGroup * N) element offsets of the taps' rows
-  Scratch<T> tap;                // (4, kGroup * N) weight * bilinear
-  Scratch<T> dot;                    // (N, 4) backward only: <grad, row> of each tap
+  Scratch<T> xy, x, y, weight;  // gathered inputs; x, y in pixels, weight after the softmax
+  Scratch<T> fx, fy;            // fractions
+  Scratch<int32_t> offset;      // (4, stride) element offsets of the taps' rows
+  Scratch<T> tap;               // (4, stride) weight * bilinear
+  Scratch<T> dot;               // (4, stride) backward only: <grad, row> of each tap
 
-  explicit Geometry(const MsdaProblem<T>& p, bool backward) : points(p.levels * p.points) {
-    const int64_t n = kGroup * points;
-    width.resize(n), height.resize(n), columns.resize(n), rows.resize(n), start.resize(n);
-    x.resize(n), y.resize(n), weight.resize(n), fx.resize(n), fy.resize(n), offset.resize(4 * n), tap.resize(4 * n);
-    if (backward) dot.resize(4 * points + 8);  // written in whole vectors
+  Geometry(const MsdaProblem<T>& p, bool backward) : points(p.levels * p.points) {
+    stride = (kGroup * points + 7) / 8 * 8 + 8;
+    width.resize(stride), height.resize(stride), columns.resize(stride), rows.resize(stride), start.resize(stride);
+    xy.resize(2 * stride), x.resize(stride), y.resize(stride), weight.resize(stride);
+    fx.resize(stride), fy.resize(stride), offset.resize(4 * stride), tap.resize(4 * stride);
+    if (backward) dot.resize(4 * stride);
     for (int64_t g = 0; g < kGroup; ++g) {
       int64_t first = 0;
       for (int64_t level = 0; level < p.levels; ++level) {
@@ -58,6 +52,25 @@ struct Geometry {
   }
 };
 
+// Turns the logits of `count` queries, in g.weight, into softmax weights.
+template <class T>
+static void softmax(int64_t count, Geometry<T>& g) {
+  const int64_t n = g.points;
+  T* weight = g.weight.data();
+  for (int64_t k = 0; k < count; ++k) {
+    T peak = weight[k * n];
+    for (int64_t i = k * n + 1; i < (k + 1) * n; ++i) peak = weight[i] > peak ? weight[i] : peak;
+    for (int64_t i = k * n; i < (k + 1) * n; ++i) weight[i] -= peak;
+  }
+  exponentials(weight, count * n);
+  for (int64_t k = 0; k < count; ++k) {
+    T sum = 0;
+    for (int64_t i = k * n; i < (k + 1) * n; ++i) sum += weight[i];
+    const T inverse = T(1) / sum;
+    for (int64_t i = k * n; i < (k + 1) * n; ++i) weight[i] *= inverse;
+  }
+}
+
 // Pixel coordinates (centres at integers) and weights of `count` queries.
 template <class T>
 static void gather_inputs(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_t query, int64_t count,
@@ -65,17 +78,16 @@ static void gather_inputs(const MsdaProblem<T>& p, int64_t image, int64_t head, 
   const int64_t n = g.points;
   for (int64_t k = 0; k < count; ++k) {
     const int64_t at = ((image * p.queries + query + k) * p.heads + head) * n;
-    const T* xy = p.points_xy + 2 * at;
-    T *x = g.x.data() + k * n, *y = g.y.data() + k * n, *weight = g.weight.data() + k * n;
-    std::memcpy(weight, p.weights + at, size_t(n) * sizeof(T));
-    for (int64_t i = 0; i < n; ++i) x[i] = xy[2 * i], y[i] = xy[2 * i + 1];
+    std::memcpy(g.xy.data() + 2 * k * n, p.points_xy + 2 * at, size_t(2 * n) * sizeof(T));
+    std::memcpy(g.weight.data() + k * n, p.weights + at, size_t(n) * sizeof(T));
   }
   T *x = g.x.data(), *y = g.y.data();
-  const T *width = g.width.data(), *height = g.height.data();
+  for (int64_t i = 0; i < count * n; i += kLanes<T>) split_pairs(g.xy.data() + 2 * i, x + i, y + i);
   if (p.reference == nullptr) {
-    for (int64_t i = 0; i < count * n; ++i) {
-      x[i] = x[i] * width[i] - T(0.5);
-      y[i] = y[i] * height[i] - T(0.5);
+    const Vec<T> half = splat(T(0.5));
+    for (int64_t i = 0; i < count * n; i += kLanes<T>) {
+      store(x + i, load(x + i) * load(g.width.data() + i) - half);
+      store(y + i, load(y + i) * load(g.height.data() + i) - half);
     }
     return;
   }
@@ -83,67 +95,90 @@ static void gather_inputs(const MsdaProblem<T>& p, int64_t image, int64_t head, 
     const T* reference = p.reference + image * p.reference_step + (query + k) * p.levels * 2;
     for (int64_t level = 0; level < p.levels; ++level) {
       const int64_t at = k * n + level * p.points;
-      const T centre_x = reference[2 * level] * width[at] - T(0.5);
-      const T centre_y = reference[2 * level + 1] * height[at] - T(0.5);
+      const T centre_x = reference[2 * level] * g.width[at] - T(0.5);
+      const T centre_y = reference[2 * level + 1] * g.height[at] - T(0.5);
       for (int64_t i = at; i < at + p.points; ++i) x[i] += centre_x, y[i] += centre_y;
     }
-    T* weight = g.weight.data() + k * n;
-    T peak = weight[0];
-    for (int64_t i = 1; i < n; ++i) peak = weight[i] > peak ? weight[i] : peak;
-    for (int64_t i = 0; i < n; ++i) weight[i] -= peak;
   }
-  T* weight = g.weight.data();
-  for (int64_t i = 0; i < count * n; ++i) weight[i] = exponential(weight[i]);
-  for (int64_t k = 0; k < count; ++k) {
-    T sum = 0;
-    for (int64_t i = 0; i < n; ++i) sum += weight[k * n + i];
-    const T inverse = T(1) / sum;
-    for (int64_t i = 0; i < n; ++i) weight[k * n + i] *= inverse;
-  }
+  softmax(count, g);
 }
 
-// Offsets and weights of the four taps of every point of the group.
+#ifdef SEGCORE_VECTORS
+// Pixel below each coordinate, and the fraction. Coordinates outside [-2, size] are bounded: their taps lie outside
+// the map all the same. NaN and infinity (x - x is NaN) go into the fraction.
+static inline IntVec split_pixels(Vec<float> x, Vec<float> size, Vec<float>& fraction) {
+  const Vec<float> low = splat(-2.0f);
+  Vec<float> bounded = x > low ? x : low;
+  bounded = bounded < size ? bounded : size;
+  IntVec pixel = __builtin_convertvector(bounded, IntVec);                // towards zero
+  pixel += __builtin_convertvector(pixel, Vec<float>) > bounded;          // a true comparison is -1
+  fraction = (bounded - __builtin_convertvector(pixel, Vec<float>)) + (x - x);
+  return pixel;
+}
+
+// Offsets and weights of the four taps of every point of the group, eight points at a time.
+static void locate_taps(const MsdaProblem<float>& p, int64_t count, Geometry<float>& g) {
+  const int64_t stride = g.stride;
+  const IntVec zero = {}, row_size = zero + int32_t(p.padded), outside = zero + int32_t(p.tokens);
+  float* tap = g.tap.data();
+  int32_t* offset = g.offset.data();
+  for (int64_t i = 0; i < count * g.points; i += 8) {
+    Vec<float> dx, dy;
+    const IntVec columns = load_int(g.columns.data() + i), rows = load_int(g.rows.data() + i);
+    const IntVec column = split_pixels(load(g.x.data() + i), load(g.width.data() + i), dx);
+    const IntVec row = split_pixels(load(g.y.data() + i), load(g.height.data() + i), dy);
+    const IntVec left = (column >= 0) & (column < columns), right = (column >= -1) & (column < columns - 1);
+    const IntVec top = (row >= 0) & (row < rows), bottom = (row >= -1) & (row < rows - 1);
+    // token numbers relative to the zero row, so that masking them gives that row
+    const IntVec first = load_int(g.start.data() + i) + row * columns + column - outside, below = first + columns;
+    store_int(offset + i, (outside + (first & top & left)) * row_size);
+    store_int(offset + stride + i, (outside + ((first + 1) & top & right)) * row_size);
+    store_int(offset + 2 * stride + i, (outside + (below & bottom & left)) * row_size);
+    store_int(offset + 3 * stride + i, (outside + ((below + 1) & bottom & right)) * row_size);
+    const Vec<float> one = splat(1.0f), weight = load(g.weight.data() + i);
+    const Vec<float> upper = (one - dy) * weight, lower = dy * weight;
+    store(tap + i, (one - dx) * upper);
+    store(tap + stride + i, dx * upper);
+    store(tap + 2 * stride + i, (one - dx) * lower);
+    store(tap + 3 * stride + i, dx * lower);
+    store(g.fx.data() + i, dx);
+    store(g.fy.data() + i, dy);
+  }
+}
+#endif
+
+// The same, one point at a time: for doubles, and for compilers without vector extensions.
+template <class T>
+static inline int32_t split_pixel(T x, T size, T& fraction) {
+  T bounded = x > T(-2) ? x : T(-2);
+  bounded = bounded < size ? bounded : size;
+  int32_t pixel = int32_t(bounded);
+  pixel -= T(pixel) > bounded ? 1 : 0;
+  fraction = (bounded - T(pixel)) + (x - x);
+  return pixel;
+}
+
 template <class T>
 static void locate_taps(const MsdaProblem<T>& p, int64_t count, Geometry<T>& g) {
-  const int64_t n = count * g.points, stride = kGroup * g.points;
-  const int32_t row_size = int32_t(p.padded), outside = int32_t(p.tokens) * row_size;
-  const T *x = g.x.data(), *y = g.y.data(), *weight = g.weight.data();
-  const T *width = g.width.data(), *height = g.height.data();
-  const int32_t *columns = g.columns.data(), *rows = g.rows.data(), *start = g.start.data();
-  T *fx = g.fx.data(), *fy = g.fy.data(), *tap = g.tap.data();
-  int32_t* offset = g.offset.data();
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC ivdep
-#endif
-  for (int64_t i = 0; i < n; ++i) {
-    const T floor_x = std::floor(x[i]), floor_y = std::floor(y[i]);
-    const T dx = x[i] - floor_x, dy = y[i] - floor_y;
-    // bounded before the conversion to int; NaN fails both comparisons and becomes "outside"
-    T bounded_x = floor_x >= T(-2) ? floor_x : T(-2), bounded_y = floor_y >= T(-2) ? floor_y : T(-2);
-    bounded_x = bounded_x <= width[i] ? bounded_x : width[i];
-    bounded_y = bounded_y <= height[i] ? bounded_y : height[i];
-    const int32_t column = int32_t(bounded_x), row = int32_t(bounded_y);
-    const bool left = column >= 0 && column < columns[i], right = column >= -1 && column < columns[i] - 1;
-    const bool top = row >= 0 && row < rows[i], bottom = row >= -1 && row < rows[i] - 1;
-    const int32_t first = (start[i] + row * columns[i] + column) * row_size;
-    const int32_t below = columns[i] * row_size;
-    offset[i] = (top & left) ? first : outside;
-    offset[stride + i] = (top & right) ? first + row_size : outside;
-    offset[2 * stride + i] = (bottom & left) ? first + below : outside;
-    offset[3 * stride + i] = (bottom & right) ? first + below + row_size : outside;
-    tap[i] = (1 - dx) * (1 - dy) * weight[i];
-    tap[stride + i] = dx * (1 - dy) * weight[i];
-    tap[2 * stride + i] = (1 - dx) * dy * weight[i];
-    tap[3 * stride + i] = dx * dy * weight[i];
-    fx[i] = dx;
-    fy[i] = dy;
+  for (int64_t i = 0; i < count * g.points; ++i) {
+    T dx, dy;
+    const int32_t column = split_pixel(g.x[i], g.width[i], dx), row = split_pixel(g.y[i], g.height[i], dy);
+    for (int corner = 0; corner < 4; ++corner) {
+      const int32_t r = row + corner / 2, c = column + corner % 2;
+      const bool inside = r >= 0 && r < g.rows[i] && c >= 0 && c < g.columns[i];
+      const int32_t token = inside ? g.start[i] + r * g.columns[i] + c : int32_t(p.tokens);
+      g.offset[corner * g.stride + i] = token * int32_t(p.padded);
+      g.tap[corner * g.stride + i] = (corner / 2 ? dy : 1 - dy) * (corner % 2 ? dx : 1 - dx) * g.weight[i];
+    }
+    g.fx[i] = dx;
+    g.fy[i] = dy;
   }
 }
 
 // output[0 .. padded) = sum of tap * row. NV: vectors per row at compile time.
 template <class T, int NV>
 static inline void gather_rows(const T* map, const Geometry<T>& g, int64_t k, T* output) {
-  const int64_t n = g.points, stride = kGroup * n;
+  const int64_t n = g.points, stride = g.stride;
   Vec<T> even[NV], odd[NV];
   for (int j = 0; j < NV; ++j) even[j] = odd[j] = splat(T(0));
   for (int64_t i = k * n; i < (k + 1) * n; ++i) {
@@ -189,36 +224,33 @@ static void forward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_
   }
 }
 
-// Adds tap * grad to the map's gradient and returns each tap's <grad, row> in g.dot[4 * point + corner].
+// Adds tap * grad to the map's gradient, and puts each tap's <grad, row> into g.dot. Channels come in chunks; the
+// first one overwrites.
 template <class T, int NV, bool First>
 static inline void scatter_rows(const T* map, T* grad_map, const T* grad, Geometry<T>& g, int64_t k) {
-  const int64_t n = g.points, stride = kGroup * n;
-  constexpr int kPoints = kLanes<T> / 4;  // points whose four dots fill one vector
+  constexpr int kWidth = kLanes<T>;
   Vec<T> top[NV];
-  for (int j = 0; j < NV; ++j) top[j] = load(grad + j * kLanes<T>);
-  for (int64_t i = 0; i < n; i += kPoints) {
-    Vec<T> partial[kLanes<T>];
-    const int here = int(smaller(kPoints, n - i));
-    if (here < kPoints)
-      for (int t = 4 * here; t < kLanes<T>; ++t) partial[t] = splat(T(0));
-    for (int t = 0; t < 4 * here; ++t) {
-      const int64_t at = (t & 3) * stride + k * n + i + (t >> 2);
-      const int32_t offset = g.offset[at];
-      const T* row = map + offset;
-      T* grad_row = grad_map + offset;
-      const Vec<T> w = splat(g.tap[at]);
-      Vec<T> sum = top[0] * load(row);
-      for (int j = 1; j < NV; ++j) sum += top[j] * load(row + j * kLanes<T>);
-      for (int j = 0; j < NV; ++j) {
-        T* cell = grad_row + j * kLanes<T>;
-        store(cell, load(cell) + w * top[j]);
+  for (int j = 0; j < NV; ++j) top[j] = load(grad + j * kWidth);
+  for (int64_t i = k * g.points; i < (k + 1) * g.points; i += kWidth) {
+    const int here = int(smaller(kWidth, (k + 1) * g.points - i));
+    for (int corner = 0; corner < 4; ++corner) {
+      Vec<T> partial[kWidth];
+      for (int t = here; t < kWidth; ++t) partial[t] = splat(T(0));
+      for (int t = 0; t < here; ++t) {
+        const int32_t offset = g.offset[corner * g.stride + i + t];
+        const T* row = map + offset;
+        T* grad_row = grad_map + offset;
+        const Vec<T> w = splat(g.tap[corner * g.stride + i + t]);
+        Vec<T> sum = top[0] * load(row);
+        for (int j = 1; j < NV; ++j) sum += top[j] * load(row + j * kWidth);
+        for (int j = 0; j < NV; ++j) store(grad_row + j * kWidth, load(grad_row + j * kWidth) + w * top[j]);
+        partial[t] = sum;
       }
-      partial[t] = sum;
+      // The last vector overhangs into the next query, which comes later and overwrites it.
+      T* dot = g.dot.data() + corner * g.stride + i;
+      const Vec<T> sums = sum_lanes(partial);
+      store(dot, First ? sums : load(dot) + sums);
     }
-    T sums[kLanes<T>];
-    sum_lanes(partial, sums);
-    T* dot = g.dot.data() + 4 * i;
-    for (int t = 0; t < kLanes<T>; ++t) dot[t] = First ? sums[t] : dot[t] + sums[t];
   }
 }
 
@@ -241,26 +273,37 @@ static void scatter_any(const T* map, T* grad_map, const T* grad, Geometry<T>& g
   }
 }
 
-// Gradients of one query's points and weights from the dots.
+// Gradients of the group's points and weights, from the dots.
 template <class T>
-static void finish_query(const MsdaProblem<T>& p, Geometry<T>& g, int64_t k, T* grad_xy, T* grad_weights) {
+static void finish_group(const MsdaProblem<T>& p, Geometry<T>& g, int64_t image, int64_t head, int64_t query,
+                         int64_t count, const MsdaGradients<T>& grads) {
   const int64_t n = g.points;
-  const T *fx = g.fx.data() + k * n, *fy = g.fy.data() + k * n, *weight = g.weight.data() + k * n;
-  const T *width = g.width.data(), *height = g.height.data(), *dot = g.dot.data();
+  const T *dot0 = g.dot.data(), *dot1 = dot0 + g.stride, *dot2 = dot1 + g.stride, *dot3 = dot2 + g.stride;
   const bool fused = p.reference != nullptr;
-  for (int64_t i = 0; i < n; ++i) {
-    const T *d = dot + 4 * i, dx = fx[i], dy = fy[i];
+  T *grad_x = g.x.data(), *grad_y = g.y.data(), *grad_weight = g.tap.data();  // no longer needed as inputs
+  const Vec<T> one = splat(T(1));
+  for (int64_t i = 0; i < count * n; i += kLanes<T>) {
+    const Vec<T> dx = load(g.fx.data() + i), dy = load(g.fy.data() + i), weight = load(g.weight.data() + i);
+    const Vec<T> d0 = load(dot0 + i), d1 = load(dot1 + i), d2 = load(dot2 + i), d3 = load(dot3 + i);
     // pixel offsets have unit slope; normalised locations carry the size of their level
-    const T slope_x = fused ? weight[i] : weight[i] * width[i];
-    const T slope_y = fused ? weight[i] : weight[i] * height[i];
-    grad_xy[2 * i] = slope_x * ((1 - dy) * (d[1] - d[0]) + dy * (d[3] - d[2]));
-    grad_xy[2 * i + 1] = slope_y * ((1 - dx) * (d[2] - d[0]) + dx * (d[3] - d[1]));
-    grad_weights[i] = (1 - dy) * ((1 - dx) * d[0] + dx * d[1]) + dy * ((1 - dx) * d[2] + dx * d[3]);
+    const Vec<T> slope_x = fused ? weight : weight * load(g.width.data() + i);
+    const Vec<T> slope_y = fused ? weight : weight * load(g.height.data() + i);
+    store(grad_x + i, slope_x * ((one - dy) * (d1 - d0) + dy * (d3 - d2)));
+    store(grad_y + i, slope_y * ((one - dx) * (d2 - d0) + dx * (d3 - d1)));
+    store(grad_weight + i, (one - dy) * ((one - dx) * d0 + dx * d1) + dy * ((one - dx) * d2 + dx * d3));
   }
-  if (!fused) return;
-  T mean = 0;
-  for (int64_t i = 0; i < n; ++i) mean += weight[i] * grad_weights[i];
-  for (int64_t i = 0; i < n; ++i) grad_weights[i] = weight[i] * (grad_weights[i] - mean);
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t at = ((image * p.queries + query + k) * p.heads + head) * n;
+    T *grad_xy = grads.points_xy + 2 * at, *own = grad_weight + k * n;
+    for (int64_t i = 0; i < n; ++i) grad_xy[2 * i] = grad_x[k * n + i], grad_xy[2 * i + 1] = grad_y[k * n + i];
+    if (fused) {  // through the softmax
+      const T* weight = g.weight.data() + k * n;
+      T mean = 0;
+      for (int64_t i = 0; i < n; ++i) mean += weight[i] * own[i];
+      for (int64_t i = 0; i < n; ++i) own[i] = weight[i] * (own[i] - mean);
+    }
+    std::memcpy(grads.weights + at, own, size_t(n) * sizeof(T));
+  }
 }
 
 template <class T>
@@ -268,7 +311,7 @@ static void backward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64
                      const MsdaGradients<T>& grads) {
   Geometry<T> g(p, true);
   Scratch<T> grad(p.padded);
-  const int64_t n = g.points, map_size = (p.tokens + 1) * p.padded;
+  const int64_t map_size = (p.tokens + 1) * p.padded;
   const T* map = p.value + (image * p.heads + head) * map_size;
   T* grad_map = grads.value + head * map_size;
   for (int64_t query = begin; query < end; query += kGroup) {
@@ -279,8 +322,8 @@ static void backward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64
       const int64_t at = (image * p.queries + query + k) * p.heads + head;
       std::memcpy(grad.data(), grads.output + at * p.channels, size_t(p.channels) * sizeof(T));
       scatter_any(map, grad_map, grad.data(), g, k, p.padded);
-      finish_query(p, g, k, grads.points_xy + 2 * at * n, grads.weights + at * n);
     }
+    finish_group(p, g, image, head, query, count, grads);
   }
 }
 

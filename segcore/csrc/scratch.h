@@ -1,4 +1,4 @@
-// Zeroed scratch memory for the CPU kernels.
+// Zeroed scratch memory for the CPU kernels, aligned to cache lines: vectors never straddle two.
 //
 // Not std::vector: its members are shared (weak) symbols, and the linker could hand a copy built for AVX-512
 // to code that runs anywhere.
@@ -13,14 +13,15 @@ class Scratch {
  public:
   Scratch() = default;
   explicit Scratch(int64_t size) { resize(size); }
-  ~Scratch() { std::free(data_); }
+  ~Scratch() { std::free(block_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
   void resize(int64_t size) {
-    std::free(data_);
-    data_ = static_cast<T*>(std::calloc(size_t(size > 0 ? size : 1), sizeof(T)));
-    if (data_ == nullptr) std::abort();  // a few kilobytes: no program goes on from here
+    std::free(block_);
+    block_ = std::calloc(size_t(size > 0 ? size : 1) * sizeof(T) + 63, 1);
+    if (block_ == nullptr) std::abort();  // a few kilobytes: no program goes on from here
+    data_ = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(block_) + 63) / 64 * 64);
   }
   T* data() { return data_; }
   const T* data() const { return data_; }
@@ -28,6 +29,7 @@ class Scratch {
   const T& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  void* block_ = nullptr;
   T* data_ = nullptr;
 };
 

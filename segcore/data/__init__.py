@@ -2,13 +2,12 @@
 
 from .builtin import register_builtin
 from .catalog import register_panoptic
-from .loaders import MAPPER_REGISTRY, build_test_loader, build_train_loader
+from .loaders import MAPPER_REGISTRY, build_test_loader
 from .metadata import class_index_of, panoptic_metadata
 
 __all__ = [
     "MAPPER_REGISTRY",
     "build_test_loader",
-    "build_train_loader",
     "class_index_of",
     "panoptic_metadata",
     "register_builtin",

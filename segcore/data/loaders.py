@@ -5,8 +5,6 @@ from __future__ import annotations
 from detectron2.data import (
     DatasetCatalog,
     build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from fvcore.common.registry import Registry
 
@@ -31,28 +29,6 @@ def build_mapper(cfg, is_train: bool):
         )
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered mappers: {known}")
     return MAPPER_REGISTRY.get(name)(cfg, is_train)
-
-
-def build_train_loader(cfg):
-    """An endless loader of lists of mapped images, SOLVER.IMS_PER_BATCH over all processes.
-
-    Each worker seeds Python, NumPy and PyTorch from the process's seed and its own
-    number (Detectron2 does so).  Images without any segment stay in: they teach
-    what is not there.
-
-    Raises:
-        ValueError: an unknown mapper, or a name in DATASETS.TRAIN that is not registered.
-    """
-    mapper = build_mapper(cfg, True)
-    _check_names(cfg.DATASETS.TRAIN, "DATASETS.TRAIN")
-    dicts = get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False)
-    workers = cfg.DATALOADER.NUM_WORKERS
-    return build_detection_train_loader(
-        cfg,
-        mapper=mapper,
-        dataset=dicts,
-        persistent_workers=workers > 0 and cfg.DATALOADER.PERSISTENT_WORKERS,
-    )
 
 
 def build_test_loader(cfg, dataset_name: str):

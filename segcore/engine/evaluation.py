@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import OrderedDict
 
 from detectron2.utils import comm
 from torch import nn
@@ -30,6 +31,11 @@ def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
     return results
 
 
+def detectron2_form(results: dict[str, dict]) -> OrderedDict:
+    """The metrics themselves when there is one data set, else {data set: metrics}: as in Detectron2."""
+    return OrderedDict(next(iter(results.values()))) if len(results) == 1 else OrderedDict(results)
+
+
 def log_table(results: dict[str, dict]) -> None:
     """Log the table of an evaluation in the middle of a training (first process only)."""
     if comm.is_main_process():
@@ -42,5 +48,5 @@ def report(cfg, results: dict[str, dict]) -> None:
         return
     print(metrics_table(results), flush=True)
     path = os.path.join(cfg.OUTPUT_DIR, "metrics_final.json")
-    write_metrics(results, path)
+    write_metrics(detectron2_form(results), path)
     logger.info("metrics written to %s", path)

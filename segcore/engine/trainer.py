@@ -21,7 +21,7 @@ from segcore.checkpoint import Checkpointer
 from segcore.data import build_test_loader
 from segcore.data.loaders import build_mapper
 from segcore.engine.ema import AverageWeights, WeightAverage
-from segcore.engine.evaluation import evaluate, log_table, report
+from segcore.engine.evaluation import detectron2_form, evaluate, log_table, report
 from segcore.engine.hooks import EvalAfterSuccess, KeepHistory, WriteMetrics, build_writers
 from segcore.engine.replay import ReplayBatchSampler, build_replay_loader, orientation_groups
 from segcore.engine.step import StepTrainer, build_precision, unwrap
@@ -168,7 +168,7 @@ class Trainer(DefaultTrainer):
         if not results:
             return None
         report(self.cfg, results)
-        single = _single(results)
+        single = detectron2_form(results)
         if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
             verify_results(self.cfg, single)
         return single
@@ -181,7 +181,7 @@ class Trainer(DefaultTrainer):
         self._last_results = evaluate(self.cfg, model)
         if self.iter < self.max_iter:  # `train` reports the final ones
             log_table(self._last_results)
-        return _single(self._last_results)
+        return detectron2_form(self._last_results)
 
     @classmethod
     def test(cls, cfg, model: nn.Module, evaluators=None) -> OrderedDict:
@@ -199,7 +199,7 @@ class Trainer(DefaultTrainer):
             return super().test(cfg, model, evaluators)
         results = evaluate(cfg, model)
         report(cfg, results)
-        return _single(results)
+        return detectron2_form(results)
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
@@ -231,8 +231,3 @@ def _distribute(model: nn.Module) -> nn.Module:
     return create_ddp_model(
         model, broadcast_buffers=False, find_unused_parameters=False, gradient_as_bucket_view=True, **where
     )
-
-
-def _single(results: dict[str, dict]) -> OrderedDict:
-    """Detectron2's form: the results themselves when there is one data set."""
-    return OrderedDict(next(iter(results.values()))) if len(results) == 1 else OrderedDict(results)

@@ -63,6 +63,10 @@ def _forward(
     backend = choose_backend(value.device.type)
     if backend in ("cpu", "cuda"):
         return torch.ops.segcore_native.msda_forward(value, shapes, centres, points, weights)
+    if backend == "triton":
+        from segcore.ops import triton_deform  # importing Triton takes a second
+
+        return triton_deform.forward(value, shapes, centres, points, weights)
     if centres is None:
         return _plain(backend)(value, shapes, points, weights)
     return _plain_fused(backend)(value, shapes, centres, points, weights)
@@ -72,6 +76,10 @@ def _backward(grad, value, shapes, centres, points, weights) -> tuple[Tensor, Te
     backend = choose_backend(value.device.type)
     if backend in ("cpu", "cuda"):
         return torch.ops.segcore_native.msda_backward(grad, value, shapes, centres, points, weights)
+    if backend == "triton":
+        from segcore.ops import triton_deform
+
+        return triton_deform.backward(grad, value, shapes, centres, points, weights)
     if centres is None:
         return _plain_backward(_plain(backend), grad, value, shapes, points, weights)
     value_grad, _, points_grad, weights_grad = _plain_backward(

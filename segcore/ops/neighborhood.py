@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segcore.ops import eager, reference
+from segcore.ops import eager, library_neighborhood, reference
 from segcore.ops.backend import choose_backend
 
 __all__ = ["neighborhood_attention_2d", "pad_to_window"]
@@ -95,8 +95,13 @@ def neighborhood_attention_2d(
     """
     _check(query, key, value, kernel_size, dilation, rpb)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    backend = choose_backend(query.device.type)
+    rpb = None if rpb is None else rpb.to(reference.compute_dtype(query.dtype))
+    backend = choose_backend(query.device.type, library_neighborhood.MISSING)
     with torch.autocast(query.device.type, enabled=False):
-        form = reference if backend == "reference" else eager
-        output = form.neighborhood_attention_2d(query, key, value, kernel_size, dilation, rpb, scale)
-    return output.to(query.dtype)
+        if backend in ("reference", "torch"):
+            form = reference if backend == "reference" else eager
+            output = form.neighborhood_attention_2d(query, key, value, kernel_size, dilation, rpb, scale)
+            return output.to(query.dtype)
+        return torch.ops.segcore.neighborhood_attention_2d(
+            query, key, value, kernel_size, dilation, rpb, scale
+        )

@@ -1,0 +1,9 @@
+"""SegGPT's network; importing this registers the meta-architecture "SegGPT" and its weights' formats."""
+
+from seggpt.convert import register
+from seggpt.modeling.loss import inpainting_loss
+from seggpt.modeling.seggpt import SegGPT
+
+register()
+
+__all__ = ["SegGPT", "inpainting_loss"]

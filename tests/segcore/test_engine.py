@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from segcore.config import add_segcore_config
-from segcore.engine import ConfigError, build_config, main
+from segcore.engine import ConfigError, build_config, evaluate_weights, main
 from segcore.engine import hooks as engine_hooks
 from segcore.engine.ema import WeightAverage, load_average
 from segcore.engine.launch import check_processes
@@ -26,7 +26,7 @@ from segcore.engine.replay import (
     sample_randomness,
 )
 from segcore.engine.step import Precision
-from tests.segcore.toy import arguments, toy_config, toy_items, toy_trainer
+from tests.segcore.toy import arguments, toy_config, toy_items, toy_process, toy_trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -300,17 +300,54 @@ def test_bf16_autocast_runs_on_the_cpu(tmp_path):
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
-@pytest.mark.gpu
-def test_fp16_overflow_is_skipped_and_a_lasting_one_is_loud(tmp_path):
-    opts = ("MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 60)
-    trainer = toy_trainer(tmp_path / "once", *opts)
-    trainer.model.query.weight.register_hook(lambda g: g * (float("inf") if trainer.iter == 2 else 1.0))
+def scaled(folder, *opts, device="cpu"):
+    """A trainer with a loss scaler; fp16's business, but the scaler itself works anywhere."""
+    trainer = toy_trainer(folder, "MODEL.DEVICE", device, "SOLVER.MAX_ITER", 60, *opts)
+    trainer._trainer.grad_scaler = torch.amp.GradScaler(device)
+    return trainer
+
+
+def overflow(trainer, iterations) -> None:
+    trainer.model.query.weight.register_hook(lambda g: g * float("inf") if trainer.iter in iterations else g)
+
+
+def test_an_overflow_is_skipped_and_the_scale_halved(tmp_path):
+    trainer = scaled(tmp_path)
+    overflow(trainer, {2, 3})
+    seen = {}
+
+    class Watch(HookBase):
+        def after_step(self):
+            seen[self.trainer.iter] = weights(self.trainer)
+
+    trainer.register_hooks([Watch()])
     trainer.train()
-    assert trainer._trainer.grad_scaler.get_scale() < 2**16 * 2
-    trainer = toy_trainer(tmp_path / "always", *opts)
-    trainer.model.query.weight.register_hook(lambda g: g * float("inf"))
-    with pytest.raises(FloatingPointError, match=r"iteration 30: .*query.weight"):
+    assert torch.equal(seen[1], seen[3])
+    assert not torch.equal(seen[3], seen[4])
+    assert trainer._trainer.grad_scaler.get_scale() == 2**14
+
+
+def test_an_overflow_that_lasts_is_loud(tmp_path):
+    trainer = scaled(tmp_path)
+    overflow(trainer, range(60))
+    with pytest.raises(FloatingPointError, match=r"iteration 30: .*query\.weight"):
         trainer.train()
+
+
+def test_scaled_gradients_are_clipped_by_their_true_norm(tmp_path):
+    plain = toy_trainer(tmp_path / "plain", "SOLVER.MAX_ITER", 60)
+    plain.train()
+    trainer = scaled(tmp_path / "scaled")
+    trainer.train()
+    torch.testing.assert_close(weights(trainer), weights(plain), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_fp16_trains_on_the_gpu(tmp_path):
+    trainer = toy_trainer(tmp_path, "MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 60)
+    trainer.train()
+    assert trainer._trainer.grad_scaler.get_scale() > 1
+    assert torch.isfinite(weights(trainer)).all()
 
 
 # -- averaged weights -------------------------------------------------------------------------
@@ -359,6 +396,30 @@ def test_an_average_of_another_model_is_refused():
 
 
 # -- evaluation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_evaluating_the_saved_weights_reproduces_the_final_metrics(tmp_path, monkeypatch, capsys, ema):
+    """The metric here is a sum of weights: which weights were evaluated shows."""
+
+    def measure(model, loader, name, tasks, output_dir):
+        return {"sem_seg": {"mIoU": model.head.weight.double().sum().item()}}
+
+    monkeypatch.setattr("segcore.engine.evaluation.evaluate_tasks", measure)
+    monkeypatch.setattr("segcore.engine.evaluation.build_test_loader", lambda cfg, name: [])
+    opts = ("DATASETS.TEST", "('toy_train',)", "SOLVER.EMA.ENABLED", ema)
+    trainer, _ = train(tmp_path, *opts)
+    final = json.loads((tmp_path / "metrics_final.json").read_text())
+    used = trainer.average.module if ema else trainer.model
+    assert final == {"sem_seg": {"mIoU": used.head.weight.double().sum().item()}}
+    assert capsys.readouterr().out.count("mIoU") == 1
+
+    again = toy_config(tmp_path / "again", *opts, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth"))
+    assert evaluate_weights(again) == final
+    assert json.loads((tmp_path / "again" / "metrics_final.json").read_text()) == final
+    assert evaluate_weights(toy_config(tmp_path, *opts), resume=True) == final
+    with pytest.raises(FileNotFoundError, match="no checkpoint in OUTPUT_DIR"):
+        evaluate_weights(toy_config(tmp_path / "empty", *opts), resume=True)
 
 
 def test_a_run_that_fails_in_its_last_step_is_not_evaluated(tmp_path, monkeypatch):
@@ -480,25 +541,46 @@ def test_processes_must_share_the_batch(tmp_path, monkeypatch):
 # -- several processes --------------------------------------------------------------------------
 
 
-def test_two_processes_are_one(tmp_path):
-    """Under torchrun with gloo: the weights of one process; then a NaN of one stops both."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               "-m", "tests.segcore.toy", str(tmp_path / "two")]  # fmt: skip
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert (tmp_path / "two" / "model_final.pth").exists(), done.stderr
+def in_two_processes(folder) -> list[str]:
+    """Run the toy's `main` in two forked processes with gloo; returns the error of each."""
+    context = torch.multiprocessing.get_context("fork")  # starts at once: everything is imported already
+    processes = [context.Process(target=toy_process, args=(str(folder), rank, 2)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+        process.kill()  # a deadlock is a failure, not a hang of the suite
+    return [(folder / f"error_{rank}.txt").read_text() for rank in range(2)]
 
+
+def test_two_processes_are_one(tmp_path):
+    """The weights and curve of one process; then a NaN of one stops both with the same words."""
+    errors = in_two_processes(tmp_path)
     one = without_dropout(toy_trainer(tmp_path / "one"))
     one.train()
-    two = torch.load(tmp_path / "two" / "model_final.pth", weights_only=True)["model"]
+    two = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     for name, value in one.model.state_dict().items():
         torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+    for ours, theirs in zip(lines(tmp_path), lines(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
 
-    assert done.returncode != 0
-    found = [line for line in done.stderr.splitlines() if line.startswith("FloatingPointError")]
-    assert len(found) == 2 and found[0] == found[1]
-    assert "loss_square = nan on the images" in found[0] and "picture_5.png" in found[0]
+    assert errors[0] == errors[1]
+    assert "loss_square = nan on the images" in errors[0] and "picture_5.png" in errors[0]
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_ranks(tmp_path):
+    """The command itself, under torchrun: both ranks build, share the batch, and one of them writes."""
+    opts = ["MODEL.META_ARCHITECTURE", "ToySegmenter", "MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path),
+            "INPUT.DATASET_MAPPER_NAME", "ToyMapper", "DATASETS.TRAIN", "('toy_train',)",
+            "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "DATASETS.TEST", "()",
+            "DATALOADER.NUM_WORKERS", "0"]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "tests.segcore.toy", *opts]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "World size: 2" in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "model_final.pth").exists()
 
 
 def test_toy_pictures_have_both_orientations():

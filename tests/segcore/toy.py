@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from segcore.config import add_segcore_config
 from segcore.data import MAPPER_REGISTRY
-from segcore.engine import Trainer, build_config
+from segcore.engine import Trainer, build_config, main
 from segcore.engine.step import unwrap
 
 SIZE = 8
@@ -133,18 +133,33 @@ def toy_trainer(output_dir, *opts) -> Trainer:
     return Trainer(toy_config(output_dir, *opts))
 
 
-def main(output_dir: str) -> None:
-    """One of torchrun's processes: train without dropout, as the test does alone; then meet a NaN."""
-    dist.init_process_group("gloo")
-    comm.create_local_process_group(dist.get_world_size())
-    for poison in ("", "picture_5.png"):
-        trainer = toy_trainer(os.path.join(output_dir, poison))
-        model = unwrap(trainer.model)
-        model.drop.p = 0.0
-        model.poison = poison
+def toy_process(folder: str, rank: int, world_size: int) -> None:
+    """One of several processes: train without dropout, then meet a NaN and write down what it says."""
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+    meeting = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
+    comm.create_local_process_group(world_size)
+    _toy_training(folder).train()
+    trainer = _toy_training(os.path.join(folder, "nan"))
+    unwrap(trainer.model).poison = "picture_5.png"
+    try:
         trainer.train()
+    except FloatingPointError as error:
+        with open(os.path.join(folder, f"error_{rank}.txt"), "w") as file:
+            file.write(str(error))
     dist.destroy_process_group()
 
 
+def _toy_training(folder: str) -> Trainer:
+    trainer = toy_trainer(folder)
+    unwrap(trainer.model).drop.p = 0.0
+    return trainer
+
+
+def toy():
+    """The toy's config keys are the shared ones."""
+    return add_segcore_config
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main({"ToySegmenter": toy}))

@@ -23,7 +23,7 @@ CATEGORIES = (
 )
 HEIGHT, WIDTH = 128, 160
 _OVERSAMPLING = 2  # painted finer, so that edges mix as they do in a photograph
-_MIN_PIXELS = 40  # what shows less of itself is void
+_MIN_PIXELS = 64  # what shows less of itself is void
 _VOID = 0
 _STUFF_IDS = {ground.SKY: 1, ground.GRASS: 2, ground.ROAD: 3, ground.WATER: 5}
 
@@ -43,11 +43,11 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind(11, things.ball, (0.24, 0.40), 0.52, (0.35, 0.95)),
-    _Kind(12, things.box, (0.28, 0.44), 1.05, (0.35, 0.95)),
-    _Kind(13, things.cone, (0.34, 0.52), 0.44, (0.35, 0.95)),
-    _Kind(17, things.tree, (0.85, 1.40), 0.45, (0.20, 0.65)),
-    _Kind(18, things.car, (0.28, 0.40), 1.35, (0.30, 0.90)),
+    _Kind(11, things.ball, (0.36, 0.52), 0.52, (0.50, 0.95)),
+    _Kind(12, things.box, (0.36, 0.50), 1.05, (0.50, 0.95)),
+    _Kind(13, things.cone, (0.46, 0.66), 0.44, (0.50, 0.95)),
+    _Kind(17, things.tree, (0.95, 1.40), 0.45, (0.35, 0.70)),
+    _Kind(18, things.car, (0.36, 0.48), 1.35, (0.45, 0.90)),
 )
 _UNLABELLED = (
     _Kind(_VOID, things.stone, (0.15, 0.3), 0.65, (0.2, 0.9)),
@@ -97,10 +97,10 @@ def _place(rng: np.random.Generator) -> tuple[list[_Placed], dict[int, dict]]:
     groups = rng.choice(len(_KINDS), rng.integers(1, 4), replace=False)
     for kind in (_KINDS[g] for g in groups):
         x, nearness = rng.uniform(0.1, 0.9), rng.uniform(*kind.nearness)
-        for _ in range(rng.integers(1, 5)):
+        for _ in range(rng.integers(1, 4)):
             segment = len(segments) + 1
             segments[segment] = {"category_id": kind.category_id, "iscrowd": 0}
-            placed.append(_stand(rng, kind, segment, x, nearness, spread=0.32))
+            placed.append(_stand(rng, kind, segment, x, nearness, spread=0.42))
     if rng.random() < 0.3:
         kind = _KINDS[rng.choice([0, 1, 2, 3])]
         segment = len(segments) + 1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
-from tests.oneformer.modeling.golden import REPO, Golden, config, fill_weights
 
 import oneformer.modeling  # noqa: F401  (registers the meta-architecture)
 from oneformer.tasks import TASKS
+from tests.oneformer.modeling.golden import REPO, Golden, config, fill_weights
 
 CONFIGS = sorted(
     str(path.relative_to(REPO / "configs").with_suffix(""))
@@ -36,7 +36,8 @@ def test_all_official_configs_are_here(spec_dir):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_state_dict_equals_manifest(name, spec_dir):
-    manifest = json.loads((spec_dir / "oneformer" / "manifests" / f"{official_name(name, spec_dir)}.json").read_text())
+    path = spec_dir / "oneformer" / "manifests" / f"{official_name(name, spec_dir)}.json"
+    manifest = json.loads(path.read_text())
     for is_train in (True, False):
         with torch.device("meta"):
             model = build_model(config(name, "MODEL.DEVICE", "meta", "MODEL.IS_TRAIN", is_train))

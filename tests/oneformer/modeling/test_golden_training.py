@@ -7,13 +7,14 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from tests.oneformer.modeling.golden import Golden, config, fill_weights
 
 import oneformer.modeling.criterion as criterion
 from oneformer.data.text import unique_texts
 from oneformer.data.tokenizer import Tokenizer
+from tests.oneformer.modeling.golden import Golden, config, fill_weights
 
-# Adding a constant to every key changes no softmax: this gradient is exactly 0, the golden holds rounding noise.
+# Adding a constant to every key changes no softmax: this gradient is exactly 0,
+# the golden holds rounding noise.
 NO_GRADIENT = "sem_seg_head.predictor.class_input_proj.bias"
 
 

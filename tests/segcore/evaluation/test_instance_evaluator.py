@@ -190,7 +190,7 @@ def test_images_are_counted_once_and_all(tmp_path):
     name, _, found = make(tmp_path / "data", 3)
     evaluator = InstanceEvaluator(name)
     expected = evaluated(evaluator, found)
-    evaluator.process([inputs(1)], [found[1]])
+    evaluator.process([inputs(1)], [found[0]])  # again, with another prediction
     assert evaluator.evaluate()["segm"] == same(expected)
     with pytest.raises(ValueError, match="2 of 3 images were not evaluated"):
         evaluated(evaluator, found[:1])

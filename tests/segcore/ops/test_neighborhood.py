@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segcore.ops import neighborhood_attention_2d, pad_to_window, use_backend
+from segcore.ops import available_backends, neighborhood_attention_2d, pad_to_window, use_backend
 
-BACKENDS = ["reference", "torch"]
+BACKENDS = ["reference", "torch", "cpu"]
+BACKENDS = [name for name in BACKENDS if not available_backends()[name]]
 
 
 def brute_force(query, key, value, kernel, dilation, rpb, scale):

@@ -1,0 +1,28 @@
+// Neighbourhood attention for AVX2. Standard headers come before the pragma: their inline functions are
+// shared with the rest of the program and must stay runnable everywhere.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "na_cpu.h"
+#include "target.h"
+
+#if SEGCORE_X86
+SEGCORE_TARGET_BEGIN("avx2,fma,f16c")
+#include "na_cpu_kernel.h"
+
+namespace segcore {
+
+template <>
+NaKernels<float> na_kernels_avx2() {
+  return {&forward<float>, &backward<float>};
+}
+template <>
+NaKernels<double> na_kernels_avx2() {
+  return {&forward<double>, &backward<double>};
+}
+
+}  // namespace segcore
+SEGCORE_TARGET_END
+#endif

@@ -1,0 +1,173 @@
+"""The command line: files in, files out, one error for what cannot be."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from seggpt.convert import huggingface_config, to_huggingface
+from tests.seggpt.small_seggpt import SMALL, small_model
+
+SCRIPT = Path(__file__).parents[2] / "demo" / "seggpt_demo.py"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    specification = importlib.util.spec_from_file_location("seggpt_demo", SCRIPT)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["seggpt_demo"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def files(tmp_path):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    full = {"pretrain_img_size": 224, "patch_size": 16, "mlp_ratio": 4.0, "merge_block": 2}
+    full["drop_path_rate"] = 0.1
+    (weights / "config.json").write_text(json.dumps(huggingface_config({**full, **SMALL})))
+    save_file(to_huggingface(small_model().state_dict()), weights / "model.safetensors")
+    (tmp_path / "clip").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (30, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "clip" / f"{i:05d}.png")
+    mask = np.zeros((30, 48), np.uint8)
+    mask[5:20, 8:30] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def test_pictures(demo, files, capsys):
+    out = files / "out"
+    common = ["--weights", str(files / "weights"), "--device", "cpu", "--input", str(files / "clip/*.png")]
+    demo.main(
+        [
+            *common,
+            "--prompt-image",
+            str(files / "clip/00000.png"),
+            "--prompt-mask",
+            str(files / "mask.png"),
+            "--save-prompts",
+            str(files / "p.safetensors"),
+            "--output",
+            str(out),
+        ]
+    )
+    assert "3 pictures" in capsys.readouterr().out
+    labels = np.asarray(Image.open(out / "00002_labels.png"))
+    assert labels.shape == (30, 48) and (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
+    demo.main([*common, "--prompts", str(files / "p.safetensors"), "--output", str(files / "again")])
+    assert np.array_equal(labels, np.asarray(Image.open(files / "again/00002_labels.png")))
+
+
+def test_clip_after_its_first_frame(demo, files, capsys):
+    demo.main(
+        [
+            "--weights",
+            str(files / "weights"),
+            "--device",
+            "cpu",
+            "--video",
+            "--input",
+            str(files / "clip"),
+            "--prompt-mask",
+            str(files / "mask.png"),
+            "--output",
+            str(files / "out"),
+            "--memory",
+            "1",
+        ]
+    )
+    assert "3 frames" in capsys.readouterr().out
+    assert len(list((files / "out/clip/masks").iterdir())) == 3
+    assert (np.asarray(Image.open(files / "out/clip/masks/00000.png")) > 0).sum() == 15 * 22
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, clip):
+    asked = []
+
+    class Finder:
+        def __init__(self, cfg, weights, device):
+            self.arguments = (cfg, weights, device)
+
+        def __call__(self, image, task, confidence):
+            asked.append((image.shape, task, confidence))
+            masks = np.zeros((2, 30, 48), bool)
+            masks[0, :10], masks[1, 5:20] = True, True  # they overlap; the surer one is the first
+            return SimpleNamespace(instance=SimpleNamespace(masks=masks, scores=np.array([0.9, 0.6])))
+
+    monkeypatch.setattr("oneformer.OneFormerPredictor", Finder, raising=False)
+    source = (
+        ["--video", "--input", str(files / "clip")]
+        if clip
+        else ["--input", str(files / "clip/00001.png"), "--prompt-image", str(files / "clip/00000.png")]
+    )
+    demo.main(
+        [
+            "--weights",
+            str(files / "weights"),
+            "--device",
+            "cpu",
+            "--prompt-from",
+            "oneformer",
+            *source,
+            "--output",
+            str(files / "out"),
+            "--memory",
+            "0",
+            "--confidence",
+            "0.4",
+        ]
+    )
+    assert asked == [((30, 48, 3), "instance", 0.4)]
+    if clip:
+        first = np.asarray(Image.open(files / "out/clip/masks/00000.png"))
+        assert (first == 2).sum() == 10 * 48 and (first == 1).sum() == 10 * 48
+    assert (files / "out/joint.jpg").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["--input", "x.jpg", "--prompt-image", "a.jpg", "--prompt-mask", "a.png"],
+            "without bundled weights",
+        ),
+        (["--weights", "w", "--input", "x.jpg"], "no prompt"),
+        (
+            ["--weights", "w", "--input", "x.jpg", "--prompt-image", "a.jpg"],
+            "--prompt-image with --prompt-mask",
+        ),
+        (
+            ["--weights", "w", "--input", "x.jpg", "--prompt-image", "a.jpg", "--prompt-mask", "a", "b"],
+            "one mask per",
+        ),
+        (
+            ["--weights", "w", "--input", "x.jpg", "--prompts", "p", "--prompt-mask", "a"],
+            "--prompts replaces",
+        ),
+        (
+            ["--weights", "w", "--input", "x.jpg", "--prompt-mask", "a", "--prompt-from", "oneformer"],
+            "makes the masks",
+        ),
+        (
+            ["--weights", "w", "--input", "x.jpg", "--prompt-mask", "a", "--save-prompts", "p"],
+            "--save-prompts needs",
+        ),
+        (["--weights", "w", "--input", "nowhere-*.jpg", "--prompts", "p"], "matches no file"),
+        (["--weights", "w", "--input", str(SCRIPT), "--prompt-mask", "a"], "pictures need examples"),
+    ],
+)
+def test_arguments_that_do_not_go_together(demo, arguments, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        demo.main(arguments)

@@ -1,0 +1,58 @@
+"""Pack a trained OneFormer into one file that the demo runs without a config.
+
+python tools/export_portable.py --config-file configs/facade/oneformer_compact.yaml \
+    --weights output/facade/model_final.pth --terms "research use only, ..." --output model.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
+
+from oneformer import add_oneformer_config
+from segcore.checkpoint import Checkpointer, save_portable
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = get_cfg()
+    add_oneformer_config(cfg)
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list([*args.opts, "MODEL.DEVICE", "cpu", "MODEL.IS_TRAIN", False])
+    if not cfg.DATASETS.TEST or cfg.DATASETS.TEST[0] not in DatasetCatalog:
+        raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; its first set, registered, names the classes")
+    model = build_model(cfg)
+    Checkpointer(model).load(args.weights)
+    save_portable(
+        model,
+        cfg,
+        args.output,
+        metadata=MetadataCatalog.get(cfg.DATASETS.TEST[0]),
+        terms=args.terms,
+        dtype=getattr(torch, args.dtype),
+        keep_float32=["task_mlp."],  # its input is raw token ids up to 49407
+    )
+    print(f"wrote {args.output}")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, help="the config that the weights were trained with")
+    parser.add_argument("--weights", required=True, help="any format that the checkpointer reads")
+    parser.add_argument("--output", required=True, help="a .safetensors file")
+    parser.add_argument("--terms", required=True, help="licence or terms of the training data, in words")
+    parser.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the config")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
