@@ -11,7 +11,7 @@ import numpy as np
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult, shares
 
 from .colors import display_color, object_color
-from .labels import Label, draw_labels
+from .labels import Label, draw_labels, largest_part
 from .layers import blend_map, blend_mask, draw_borders, muted
 from .legend import PAPER, Entry, legend, title
 
@@ -155,17 +155,9 @@ def _draw_semantic(photo: np.ndarray, result: SemanticResult, classes: Classes) 
     picture = draw_borders(picture, slots, _line_width(photo))
     labels = []
     for index, share in result.shares().items():
-        mask = _largest_part(labels_map == index)
+        mask = largest_part(labels_map == index)
         labels.append(Label(classes.names[index], mask, display_color(classes.colors[index]), share))
     return draw_labels(picture, labels, _font_size(max(photo.shape[:2])))
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    if count < 3:
-        return mask
-    return parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
 
 
 # ---- what the legend says ------------------------------------------------------------------------
