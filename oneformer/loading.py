@@ -196,5 +196,5 @@ def _load(model: nn.Module, path: str) -> None:
     if report.missing:
         raise ValueError(
             f"the weights {path} are no whole model: {len(report.missing)} tensors are missing, "
-            f"first {report.missing[0]!r}; weights of a backbone alone can be trained from, not predicted with"
+            f"first {report.missing[0]!r}; a backbone alone can be trained from, not predicted with"
         )

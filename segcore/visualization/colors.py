@@ -45,7 +45,10 @@ def luma(color: Color) -> float:
 
 def _lightened(color: Color) -> Color:
     """Mixed with as much white as the least luma takes."""
-    white = max(0.0, (_LEAST_LUMA - luma(color)) / (255 - luma(color)))
+    lacking = _LEAST_LUMA - luma(color)
+    if lacking <= 0:
+        return color
+    white = lacking / (255 - luma(color))
     return tuple(round(v + (255 - v) * white) for v in color)
 
 

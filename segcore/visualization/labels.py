@@ -1,8 +1,8 @@
-"""Labels: each sits deep inside of its segment, none covers another, and small print is left out."""
+"""Labels: each on its segment, or beside a small one; none covers another; specks have none."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -15,8 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 from .colors import Color, ink
 
 _CANDIDATES = 6  # places tried for one label
-# A label may be this much larger than its segment's box before it is left out.
-_OVERHANG = 2.2
+_GAP = 3  # between a label and the object beside which it stands, pixels
+_COVER = 2.0  # a label lies on its segment if that is this much larger, else beside it
+_LEAST_PART = 0.12  # segments smaller than this part of their label get none
+
+Box2 = tuple[int, int]  # width, height; or a point x, y
+Box4 = tuple[int, int, int, int]  # x0, y0, x1, y1, the last two exclusive
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def draw_labels(image: np.ndarray, labels: Sequence[Label], size: int) -> np.nda
         size: of the font, pixels.
     """
     height, width = image.shape[:2]
-    taken: list[tuple[int, int, int, int]] = []
+    taken: list[Box4] = []
     canvas = Image.fromarray(image).convert("RGBA")
     layer = Image.new("RGBA", canvas.size)
     for label in sorted(labels, key=lambda label: -label.weight):
@@ -80,7 +84,7 @@ def draw_labels(image: np.ndarray, labels: Sequence[Label], size: int) -> np.nda
     return np.asarray(Image.alpha_composite(canvas, layer).convert("RGB"))
 
 
-def _draw_label(layer: Image.Image, place: tuple[int, int, int, int], label: Label, size: int) -> None:
+def _draw_label(layer: Image.Image, place: Box4, label: Label, size: int) -> None:
     x0, y0, x1, y1 = place
     # A dark shade of the class colour: readable on any photograph, and still says which class.
     shade = tuple(round(0.28 * v) for v in label.color)
@@ -94,29 +98,62 @@ def _draw_label(layer: Image.Image, place: tuple[int, int, int, int], label: Lab
     )
 
 
-def _free_place(
-    mask: np.ndarray, box_size: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
-) -> tuple[int, int, int, int] | None:
-    """The box (x0, y0, x1, y1) of a label, centred deep in the mask; None if it would be in the way."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    if count < 3:
+        return mask
+    return parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+
+
+def _free_place(mask: np.ndarray, box_size: Box2, taken: Sequence[Box4]) -> Box4 | None:
+    """The box of a label: on its mask if that is large, else beside it; None if it would be in the way."""
+    room, needed = np.count_nonzero(mask), box_size[0] * box_size[1]
+    if room < _LEAST_PART * needed:
         return None
+    places = _places_on(mask, box_size) if room > _COVER * needed else _places_beside(mask, box_size)
+    return next((box for box in places if not any(_overlap(box, other) for other in taken)), None)
+
+
+def _places_on(mask: np.ndarray, box_size: Box2) -> Iterator[Box4]:
+    """Boxes that lie deep inside of the mask, the deepest first."""
     width, height = box_size
-    if width * height > _OVERHANG * (columns[-1] - columns[0] + 1) * (rows[-1] - rows[0] + 1):
-        return None
-    top, left = int(rows[0]), int(columns[0])
-    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.uint8)
+    left, top, right, bottom = _bounds(mask)
+    part = np.pad(mask[top:bottom, left:right], 1).astype(np.uint8)
     depth = cv2.distanceTransform(part, cv2.DIST_L2, 3)
+    # How much of a label centred here lies on the segment, and how deep its surroundings are.
+    fit = cv2.boxFilter(part, cv2.CV_32F, (width, height), borderType=cv2.BORDER_CONSTANT)
+    fit *= cv2.boxFilter(depth, cv2.CV_32F, (2 * width, 2 * height), borderType=cv2.BORDER_CONSTANT)
+    fit[depth == 0] = 0
     for _ in range(_CANDIDATES):
-        y, x = np.unravel_index(depth.argmax(), depth.shape)
-        if depth[y, x] <= 0:
-            return None
-        box = _inside((left + int(x) - 1, top + int(y) - 1), box_size, mask.shape)
-        if not any(_overlap(box, other) for other in taken):
-            return box
-        # Not here: forget the surroundings, so that the next try is elsewhere.
-        cv2.circle(depth, (int(x), int(y)), max(width // 2, int(depth[y, x] * 0.7), 1), 0, -1)
-    return None
+        y, x = np.unravel_index(fit.argmax(), fit.shape)
+        if fit[y, x] <= 0:
+            return
+        yield _inside((left + int(x) - 1, top + int(y) - 1), box_size, mask.shape)
+        # Not there: forget the surroundings, so that the next try is elsewhere.
+        cv2.circle(fit, (int(x), int(y)), max(width // 2, int(depth[y, x] * 0.7), 1), 0, -1)
+
+
+def _places_beside(mask: np.ndarray, box_size: Box2) -> Iterator[Box4]:
+    """Boxes above, below, right and left of the mask's largest part, where the picture has room."""
+    width, height = box_size
+    x0, y0, x1, y1 = bounds = _bounds(largest_part(mask))
+    middle = (x0 + x1) // 2, (y0 + y1) // 2
+    gap_x, gap_y = width // 2 + _GAP, height // 2 + _GAP
+    for centre in (
+        (middle[0], y0 - gap_y),
+        (middle[0], y1 + gap_y),
+        (x1 + gap_x, middle[1]),
+        (x0 - gap_x, middle[1]),
+    ):
+        box = _inside(centre, box_size, mask.shape)
+        if not _overlap(box, bounds, gap=0):
+            yield box
+
+
+def _bounds(mask: np.ndarray) -> Box4:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _inside(

@@ -37,6 +37,8 @@ def draw_borders(image: np.ndarray, slots: np.ndarray, thickness: int, strength:
 
 def blend_mask(image: np.ndarray, mask: np.ndarray, color: Color, alpha: float, thickness: int) -> np.ndarray:
     """One object's (H, W) bool mask in `color`, with a white border around it."""
+    if not mask.any():
+        return image.copy()
     x0, y0, x1, y1 = _window(mask, thickness + 2)
     part, inside = image[y0:y1, x0:x1], mask[y0:y1, x0:x1]
     painted = part.astype(np.float32)
@@ -68,8 +70,6 @@ def _draw_line(
 
 def _window(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return 0, 0, 0, 0
     height, width = mask.shape
     return (
         max(int(columns[0]) - margin, 0),

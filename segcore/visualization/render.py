@@ -11,7 +11,7 @@ import numpy as np
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult, shares
 
 from .colors import display_color, object_color
-from .labels import Label, draw_labels
+from .labels import Label, draw_labels, largest_part
 from .layers import blend_map, blend_mask, draw_borders, muted
 from .legend import PAPER, Entry, legend, title
 
@@ -22,7 +22,7 @@ _LONG_SIDE = (960, 2000)
 _LEAST_LEGEND = 420
 _SHEET_PANEL = 960
 _SMOOTHED = 256  # maps with larger values are scaled to the nearest pixel
-_SOFTNESS = 0.6  # by which enlarged borders are rounded, in pixels of the small map
+_SOFTNESS, _SOFTEST = 0.6, 5.0  # rounding of enlarged borders: pixels of the small map, of the picture
 _MAP_ALPHA, _OBJECT_ALPHA = 0.58, 0.62
 
 
@@ -155,17 +155,9 @@ def _draw_semantic(photo: np.ndarray, result: SemanticResult, classes: Classes) 
     picture = draw_borders(picture, slots, _line_width(photo))
     labels = []
     for index, share in result.shares().items():
-        mask = _largest_part(labels_map == index)
+        mask = largest_part(labels_map == index)
         labels.append(Label(classes.names[index], mask, display_color(classes.colors[index]), share))
     return draw_labels(picture, labels, _font_size(max(photo.shape[:2])))
-
-
-def _largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-    if count < 3:
-        return mask
-    return parts == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
 
 
 # ---- what the legend says ------------------------------------------------------------------------
@@ -186,14 +178,12 @@ def _entries(prediction: Prediction, task: str) -> list[Entry]:
 
 
 def _sheet_entries(prediction: Prediction) -> list[Entry]:
-    """Every class of any task, with its share in the most complete result."""
+    """Every class of any task; its share is that of the most complete result in which it occurs."""
+    known: dict[int, float] = {}
     for task in ("semantic", "panoptic", "instance"):
         if getattr(prediction, task) is not None:
-            known = _class_shares(prediction, task)
-            break
-    for task in TASKS:
-        for index in _class_shares(prediction, task) if getattr(prediction, task) is not None else ():
-            known.setdefault(index, 0.0)
+            for index, share in _class_shares(prediction, task).items():
+                known.setdefault(index, share)
     classes = prediction.classes
     rows = sorted(known.items(), key=lambda row: -row[1])
     return [Entry(display_color(classes.colors[i]), classes.names[i], _percent(share)) for i, share in rows]
@@ -234,7 +224,7 @@ def _summary(prediction: Prediction, task: str) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
+    return f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %"
 
 
 def _result_of(prediction: Prediction, task: str):
@@ -276,13 +266,18 @@ def _scaled_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values[rows.astype(np.int64)[:, None], columns.astype(np.int64)]
 
 
+def _softness(before: int, after: int) -> float:
+    """Of the blur that rounds an enlarged border, in pixels of the picture."""
+    return min(_SOFTNESS * after / before, _SOFTEST)
+
+
 def _scaled_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A bool mask at another size, its border a curve."""
     if mask.shape == size:
         return mask
     levels = cv2.resize(mask.astype(np.uint8) * 255, size[::-1], interpolation=cv2.INTER_LINEAR)
     if size[0] > mask.shape[0]:
-        levels = cv2.GaussianBlur(levels, (0, 0), _SOFTNESS * size[0] / mask.shape[0])
+        levels = cv2.GaussianBlur(levels, (0, 0), _softness(mask.shape[0], size[0]))
     return levels > 127
 
 
@@ -290,7 +285,7 @@ def _enlarged_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Each pixel takes the value whose enlarged and softened mask is strongest there."""
     best = np.zeros(size, np.float32)
     result = np.zeros(size, values.dtype)
-    softness = _SOFTNESS * size[0] / values.shape[0]
+    softness = _softness(values.shape[0], size[0])
     for value in np.unique(values):
         mask = cv2.resize((values == value).astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
         mask = cv2.GaussianBlur(mask, (0, 0), softness)

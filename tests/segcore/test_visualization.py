@@ -108,6 +108,16 @@ def test_small_print_is_left_out():
     np.testing.assert_array_equal(draw_labels(image, [Label("tiny", mask, (255, 0, 0), 1)], 12), image)
 
 
+def test_a_label_does_not_hide_a_small_object():
+    """Wherever it is, at the picture's edge too."""
+    for y, x in ((50, 80), (0, 0), (90, 190), (0, 100), (45, 190)):
+        mask = np.zeros((100, 200), bool)
+        mask[y : y + 10, x : x + 10] = True
+        x0, y0, x1, y1 = _free_place(mask, (44, 16), [])
+        assert not mask[y0:y1, x0:x1].any()
+        assert x0 >= 0 and y0 >= 0 and x1 <= 200 and y1 <= 100
+
+
 def test_a_label_stays_in_the_picture():
     mask = np.zeros((60, 120), bool)
     mask[:, :20] = True
@@ -158,7 +168,7 @@ def test_a_picture_shows_its_segments(task):
 
 def test_small_photographs_are_enlarged_and_large_ones_reduced():
     assert render(photograph(4, 6), prediction(), "panoptic").shape[1] == 960
-    assert max(render(photograph(2400, 3600), prediction(600), "semantic").shape) == 2000
+    assert max(render(photograph(1600, 2400), prediction(400), "semantic").shape) == 2000
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5000, 33), (33, 5000), (2, 3)])
