@@ -156,6 +156,7 @@ def config(**changes):
     cfg = get_cfg()
     add_oneformer_config(cfg)
     cfg.MODEL.ONE_FORMER.NUM_OBJECT_QUERIES, cfg.MODEL.TEXT_ENCODER.N_CTX = 12, 2
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 4
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (32, 48), 200
     cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 20, 100
@@ -356,3 +357,8 @@ def test_unknown_names(registered):
             Trainer.build_train_loader(config(DATASETS__TRAIN=(registered,), **{key: value}))
     with pytest.raises(ValueError, match="'nowhere' is not registered"):
         build_test_loader(config(DATASETS__TRAIN=(registered,)), "nowhere")
+
+
+def test_the_number_of_classes_is_checked(registered):
+    with pytest.raises(ValueError, match="NUM_CLASSES is 150, but mapper_test_scene has 4"):
+        OneFormerMapper(config(DATASETS__TRAIN=(registered,), MODEL__SEM_SEG_HEAD__NUM_CLASSES=150), True)

