@@ -56,6 +56,7 @@ EXTRAS_REQUIRE = {
     "hf": ["transformers>=4.44"],
     "demo": ["scikit-learn>=1.3"],   # its wheel carries the photograph that `make demo` shows
     "wandb": ["wandb>=0.16"],
+    "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
 
 
