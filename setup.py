@@ -59,6 +59,7 @@ EXTRAS_REQUIRE = {
     "demo": ["scikit-learn>=1.3"],   # its wheel carries the photograph that `make demo` shows
     "triton": ["triton>=3.0"],   # GPU kernels without a compiler; on Linux PyTorch brings it along
     "wandb": ["wandb>=0.16"],
+    "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
 
 

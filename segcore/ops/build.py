@@ -6,10 +6,11 @@ Imported by setup.py by file path, before the package is installed: it imports n
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["compile_arguments", "load_just_in_time", "sources", "wants_cuda"]
+__all__ = ["compile_arguments", "load_just_in_time", "sources", "toolkit", "wants_cuda"]
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
@@ -23,6 +24,16 @@ def wants_cuda() -> bool:
     if forced:
         return forced == "1"
     return torch.version.cuda is not None and CUDA_HOME is not None and torch.cuda.is_available()
+
+
+def toolkit() -> Path | None:
+    """The CUDA toolkit with headers on this machine; torch's guess may be a folder that only holds nvcc."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = shutil.which("nvcc")
+    guesses = [CUDA_HOME, Path(nvcc).resolve().parents[1] if nvcc else None, "/usr/local/cuda"]
+    roots = [Path(guess) for guess in guesses if guess]
+    return next((root for root in roots if (root / "include" / "cuda_runtime.h").is_file()), None)
 
 
 def sources(cuda: bool) -> list[Path]:
@@ -45,6 +56,10 @@ def compile_arguments(cuda: bool) -> tuple[dict[str, list[str]], list[str], list
             # at::parallel_for is inline: without OpenMP here it would run on one thread, silently
             flags.append("-fopenmp")
             link.append("-fopenmp")
+    root = toolkit() if cuda else None
+    if root is not None:
+        flags.append(f"-I{root / 'include'}")
+        link += [f"-L{root / name}" for name in ("lib64", "lib") if (root / name).is_dir()]
     return {"cxx": flags, "nvcc": ["-O3", "-std=c++17", "--expt-relaxed-constexpr"]}, link, macros
 
 

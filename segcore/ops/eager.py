@@ -15,26 +15,35 @@ from segcore.ops import reference
 
 __all__ = ["ms_deform_attn", "neighborhood_attention_2d"]
 
+# Points whose index arithmetic is done at once on a CPU: a few megabytes.
+_BLOCK_POINTS = 1 << 16
 # Dense attention over a dilation group costs (tokens per group) ** 2; beyond this the gather form wins.
 _DENSE_TOKENS = 4096
 # Scores of one dense call stay below this many bytes.
 _DENSE_BYTES = 256 << 20
 
 
-def _axis_taps(coordinates: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Clamped pixel indices and linear weights of the two neighbours along one axis, stacked last.
+def _pad_levels(value: Tensor, shapes: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, list[list[int]]]:
+    """Gives every level a border of zeros, two pixels wide.
 
-    A neighbour outside the map gets weight * 0, not 0, so that NaN coordinates stay NaN.
+    With corners bounded to [-2, size] all four taps of a point then exist, and no mask is needed.
+
+    Returns:
+        (B, S', M, D) and, for each level, [height, width, width with border, first token].
     """
-    pixels = coordinates * sizes - 0.5
-    floor = pixels.detach().floor()
-    fraction = pixels - floor
-    index = torch.stack((floor, floor + 1), dim=-1)
-    limit = sizes[..., None] - 1
-    inside = (index >= 0) & (index <= limit)
-    weight = torch.stack((1 - fraction, fraction), dim=-1)
-    weight = torch.where(inside, weight, weight * 0)
-    return torch.minimum(index.clamp(min=0).nan_to_num(0), limit), weight
+    batch, _, heads, channels = value.shape
+    levels, total, start = [], 0, 0
+    for level in range(len(shapes) // 2):
+        height, width = shapes[2 * level], shapes[2 * level + 1]
+        levels.append([height, width, width + 4, total])
+        total += (height + 4) * (width + 4)
+    padded = value.new_zeros(batch, total, heads, channels, dtype=dtype)
+    for height, width, stride, first in levels:
+        plane = padded[:, first : first + (height + 4) * stride].unflatten(1, (height + 4, stride))
+        source = value[:, start : start + height * width].unflatten(1, (height, width))
+        plane[:, 2 : height + 2, 2 : width + 2] = source
+        start += height * width
+    return padded, levels
 
 
 def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
@@ -42,34 +51,76 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
 
     The same sum as `reference.ms_deform_attn`, without samples in memory; see `segcore.ops.ms_deform_attn`.
     """
-    batch, tokens, heads, channels = value.shape
-    queries = locations.shape[1]
-    levels = len(shapes) // 2
     dtype = reference.compute_dtype(value.dtype)
-    device = value.device
-    sizes = torch.tensor(list(shapes), dtype=dtype, device=device).view(levels, 2)
-    height, width = sizes[:, 0, None], sizes[:, 1, None]  # (L, 1) against (B, Q, M, L, P)
-    starts = [0]
-    for level in range(levels - 1):
-        starts.append(starts[-1] + shapes[2 * level] * shapes[2 * level + 1])
-    start = torch.tensor(starts, dtype=torch.int64, device=device).view(levels, 1, 1, 1)
+    padded, levels = _pad_levels(value, shapes, dtype)
+    queries, step = locations.shape[1], locations.shape[1]
+    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (value, locations, weights))
+    if value.device.type == "cpu" and not tracked and not torch.compiler.is_compiling():
+        # blocks of queries whose index arithmetic stays in the cache
+        step = max(1, _BLOCK_POINTS // max(1, locations.shape[0] * locations[0, 0, ..., 0].numel()))
+    blocks = [
+        _sample(padded, levels, locations[:, i : i + step].to(dtype), weights[:, i : i + step].to(dtype))
+        for i in range(0, queries, step)
+    ]
+    output = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+    return output.to(value.dtype)
 
-    column, column_weight = _axis_taps(locations[..., 0].to(dtype), width)
-    row, row_weight = _axis_taps(locations[..., 1].to(dtype), height)
-    # token number inside the image; the 2 x 2 taps are rows x columns
-    token = (row.long() * width.long()[..., None])[..., :, None] + column.long()[..., None, :] + start
-    tap_weight = row_weight[..., :, None] * column_weight[..., None, :] * weights.to(dtype)[..., None, None]
 
-    image = torch.arange(batch, device=device).view(batch, 1, 1, 1, 1, 1, 1) * tokens
-    head = torch.arange(heads, device=device).view(1, 1, heads, 1, 1, 1, 1)
-    row_index = ((token + image) * heads + head).reshape(batch * queries * heads, -1)
-    output = F.embedding_bag(
-        row_index,
-        value.to(dtype).reshape(batch * tokens * heads, channels),
-        mode="sum",
-        per_sample_weights=tap_weight.reshape(batch * queries * heads, -1),
+def _sample(padded: Tensor, levels: list[list[int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sum for a block of queries; `padded` and `levels` as `_pad_levels` returns them.
+
+    Arrays are (B * Q, N) with N = M * L * P points: broadcasting over short inner axes costs more than sums.
+    """
+    batch, tokens, heads, channels = padded.shape
+    queries, count, points = locations.shape[1], len(levels) * locations.shape[4], locations.shape[4]
+    # 32-bit indices halve the traffic of this memory-bound arithmetic
+    index_dtype = torch.int32 if batch * tokens * heads < 2**31 else torch.int64
+
+    def per_point(of_level, dtype: torch.dtype) -> Tensor:
+        """(N,): a number of each point's level (and head)."""
+        numbers = [of_level(*level, head) for head in range(heads) for level in levels for _ in range(points)]
+        return torch.tensor(numbers, dtype=dtype, device=padded.device)
+
+    locations = locations.reshape(batch * queries, heads * count, 2)
+    corners, fractions = [], []
+    for axis, size_of in enumerate((lambda h, w, *_: w, lambda h, w, *_: h)):
+        size = per_point(size_of, padded.dtype)
+        pixels = torch.addcmul(locations.new_tensor(-0.5), locations[..., axis], size)
+        corner = torch.minimum(pixels.detach().clamp(min=-2), size).floor_()
+        corners.append(corner.to(index_dtype))
+        # of the unbounded coordinate: NaN and infinity stay, and far away it weighs the border's zeros
+        fractions.append(pixels - corner)
+    row = corners[1].mul_(per_point(lambda h, w, stride, first, head: stride * heads, index_dtype))
+    row.add_(corners[0], alpha=heads)
+    row.add_(
+        per_point(lambda h, w, stride, first, head: (first + 2 * stride + 2) * heads + head, index_dtype)
     )
-    return output.view(batch, queries, heads * channels).to(value.dtype)
+    if batch > 1:
+        image = torch.arange(batch, dtype=index_dtype, device=padded.device) * (tokens * heads)
+        row.view(batch, -1).add_(image[:, None])
+    steps = [
+        [(dy * stride + dx) * heads for _, _, stride, _ in levels for _ in range(points)]
+        for dy in (0, 1)
+        for dx in (0, 1)
+    ]
+    step = torch.tensor(steps, dtype=index_dtype, device=padded.device)  # (4, L * P)
+    # NaN became some integer: any row will do, its weight is NaN
+    row.clamp_(0, batch * tokens * heads - 1 - max(map(max, steps)))
+    bags = batch * queries * heads
+    rows = row.view(bags, 1, count) + step  # taps above left, above right, below left, below right
+
+    right, weight = fractions[0].view(bags, count), weights.reshape(bags, count)
+    below = fractions[1].view(bags, count) * weight
+    columns = torch.stack((1 - right, right), 1)
+    lines = torch.stack((weight - below, below), 1)
+    tap_weights = lines[:, :, None] * columns[:, None]  # (bags, 2, 2, L * P)
+    output = F.embedding_bag(
+        rows.view(bags, -1),
+        padded.view(batch * tokens * heads, channels),
+        mode="sum",
+        per_sample_weights=tap_weights.view(bags, -1),
+    )
+    return output.view(batch, queries, heads * channels)
 
 
 def _dense_bias(height: int, width: int, kernel_size: int, rpb: Tensor | None, like: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Deformable attention in Triton, for GPUs without a CUDA compiler.
 
-One program serves a block of queries of one image and head, and loops over levels and points: four gathers of a
-row of channels each, weighted and added in fp32 (fp64 for fp64). Geometry is never stored, the fused form's
+One program serves a block of queries of one image and head, and loops over levels and points: four gathers of
+a row of channels each, weighted and added in fp32 (fp64 for fp64). Geometry is never stored, the fused form's
 softmax stays in registers. The backward pass adds the map's gradient with atomics in fp32; under
 `torch.use_deterministic_algorithms` it adds 64-bit integers instead, whose sum does not depend on the order.
 
@@ -31,7 +31,7 @@ _BLOCKS = ((16, 1), (16, 2), (32, 2), (32, 4), (64, 4), (64, 8))  # queries, war
 
 
 def _tune(**options):
-    """Autotuning over block sizes, kept on disk where this Triton can; not when interpreted (nothing to time)."""
+    """Autotuning over block sizes, kept on disk where Triton can; interpreted, there is nothing to time."""
     blocks = _BLOCKS[:1] if extension.triton_interprets() else _BLOCKS
     configs = [triton.Config({"BLOCK_Q": queries}, num_warps=warps) for queries, warps in blocks]
     if "cache_results" in inspect.signature(triton.autotune).parameters:
