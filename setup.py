@@ -57,7 +57,6 @@ EXTRAS_REQUIRE = {
     "test": ["pytest>=7.4", "ruff>=0.5", "transformers>=4.44", "scikit-image>=0.22"],
     "hf": ["transformers>=4.44"],
     "demo": ["scikit-learn>=1.3"],   # its wheel carries the photograph that `make demo` shows
-    "triton": ["triton>=3.0"],   # GPU kernels without a compiler; on Linux PyTorch brings it along
     "wandb": ["wandb>=0.16"],
     "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
