@@ -14,6 +14,7 @@ def add_segcore_config(cfg: CN) -> None:
     solver.OPTIMIZER = "ADAMW"
     solver.BACKBONE_MULTIPLIER = 0.1      # learning rate of parameters under `backbone`
     solver.WEIGHT_DECAY_EMBED = 0.0       # nn.Embedding tables
+    solver.LAYER_DECAY = 1.0              # factor on the learning rate per layer down, for models that number theirs
     solver.POLY_LR_POWER = 0.9
     solver.POLY_LR_CONSTANT_ENDING = 0.0
     solver.ACCUMULATE = 1                 # batches per optimizer step
@@ -24,5 +25,6 @@ def add_segcore_config(cfg: CN) -> None:
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
 
+    cfg.TEST.PROTOCOL = "tasks"           # a name in segcore.evaluation.PROTOCOL_REGISTRY
     cfg.TEST.TASKS = ["panoptic", "instance", "semantic"]
     cfg.OUTPUT_WRITERS = ["console", "json", "tensorboard"]   # also "wandb"

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from .catalog import register_entry
+from .kinds import writer as kinds
 from .metadata import panoptic_metadata
 from .mini.writer import NAME, SCENES, ensure_mini, mini_folder, mini_metadata
 from .panoptic_folder import PanopticFolder
@@ -21,10 +22,10 @@ _chosen_root: str | None = None
 
 
 def register_builtin(root: str | None = None) -> None:
-    """Register ADE20K, COCO, Cityscapes, Mapillary Vistas, LabelMeFacade and `mini` (panoptic).
+    """Register ADE20K, COCO, Cityscapes, Mapillary Vistas, LabelMeFacade, `mini` and `kinds` (panoptic).
 
-    May be called any number of times; nothing is read, and `mini` is not drawn,
-    before a data set is used.
+    May be called any number of times; nothing is read, and `mini` and `kinds` are
+    not drawn, before a data set is used.
 
     Args:
         root: the folder that holds the data sets; None keeps the one of an earlier
@@ -38,6 +39,9 @@ def register_builtin(root: str | None = None) -> None:
         _register_file(path)
     for split in SCENES:
         register_entry(f"{NAME}_{split}", partial(_locate_mini, split), mini_metadata(), _prepare_mini)
+    for split in kinds.SCENES:
+        locate = partial(_locate_kinds, split)
+        register_entry(f"{kinds.NAME}_{split}", locate, kinds.kinds_metadata(), _prepare_kinds)
 
 
 def datasets_root() -> str:
@@ -75,6 +79,14 @@ def _locate_mini(split: str) -> PanopticFolder:
 
 def _prepare_mini(folder: PanopticFolder) -> None:
     ensure_mini(datasets_root())
+
+
+def _locate_kinds(split: str) -> PanopticFolder:
+    return kinds.kinds_folder(datasets_root(), split)
+
+
+def _prepare_kinds(folder: PanopticFolder) -> None:
+    kinds.ensure_kinds(datasets_root())
 
 
 def _cityscapes_image(image: dict) -> str:

@@ -11,24 +11,32 @@ from torch import nn
 
 from segcore.data import build_test_loader
 from segcore.engine.step import unwrap
-from segcore.evaluation import evaluate_tasks, metrics_table, write_metrics
+from segcore.evaluation import PROTOCOL_REGISTRY, evaluate_tasks, metrics_table, write_metrics
+from segcore.registry import register_once
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluate a model on every set of `DATASETS.TEST`, on the tasks of `TEST.TASKS`.
+    """Evaluate a model on every set of `DATASETS.TEST`, as `TEST.PROTOCOL` says.
 
     Returns:
-        {data set: {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}}, in the
+        {data set: {"panoptic_seg" | "segm" | "sem_seg" | ...: {metric: percent}}}, in the
         config's order; on other processes than the first the inner dicts are empty.
     """
     results = {}
+    protocol = PROTOCOL_REGISTRY.get(cfg.TEST.PROTOCOL)
     for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name)
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-        results[name] = evaluate_tasks(unwrap(model), loader, name, list(cfg.TEST.TASKS), output_dir)
+        results[name] = protocol(cfg, unwrap(model), name, output_dir)
     return results
+
+
+@register_once(PROTOCOL_REGISTRY)
+def tasks(cfg, model: nn.Module, dataset_name: str, output_dir: str) -> dict[str, dict[str, float]]:
+    """The tasks of `TEST.TASKS`, in one pass over the data set."""
+    loader = build_test_loader(cfg, dataset_name)
+    return evaluate_tasks(model, loader, dataset_name, list(cfg.TEST.TASKS), output_dir)
 
 
 def detectron2_form(results: dict[str, dict]) -> OrderedDict:

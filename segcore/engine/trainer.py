@@ -109,10 +109,11 @@ class Trainer(DefaultTrainer):
             groups=orientation_groups(items) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
         )
         # Serialised once and shared: forked workers do not copy the annotations.
-        loader = build_replay_loader(
-            DatasetFromList(items, copy=False), cls.build_mapper(cfg), sampler, cfg.DATALOADER.NUM_WORKERS
-        )
-        return sampler, loader
+        records = DatasetFromList(items, copy=False)
+        mapper = cls.build_mapper(cfg)
+        if hasattr(mapper, "use_records"):  # it makes a sample of several records
+            mapper.use_records(records)
+        return sampler, build_replay_loader(records, mapper, sampler, cfg.DATALOADER.NUM_WORKERS)
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -217,7 +218,11 @@ def _load_items(cfg) -> list[dict]:
     if not comm.is_main_process():
         comm.synchronize()
     # Images without a segment stay in: they teach what is not there.
-    items = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
+    items = [
+        {**item, "source": source}
+        for source, name in enumerate(cfg.DATASETS.TRAIN)
+        for item in get_detection_dataset_dicts([name], filter_empty=False)
+    ]
     if comm.is_main_process():
         comm.synchronize()
     return items
