@@ -54,7 +54,8 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "test": ["pytest>=7.4", "ruff>=0.5", "transformers>=4.44", "scikit-image>=0.22"],
+    "test": ["pytest>=7.4", "ruff>=0.5", "transformers>=4.44", "scikit-image>=0.22", "cityscapesscripts>=2.2"],
+    "cityscapes": ["cityscapesscripts>=2.2"],  # its own preparation and evaluation
     "hf": ["transformers>=4.44"],
     "demo": ["scikit-learn>=1.3"],   # its wheel carries the photograph that `make demo` shows
     "wandb": ["wandb>=0.16"],

@@ -51,12 +51,13 @@ def builtin_sets() -> list[str]:
 
 
 @cache
-def _content(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def builtin_content(data_set: str) -> dict:
+    """The content of the file of one of `builtin_sets()`. Do not write into it: it is shared."""
+    return json.loads((_DIRECTORY / f"{data_set}.json").read_text(encoding="utf-8"))
 
 
 def _register_file(path: Path) -> None:
-    content = _content(path)
+    content = builtin_content(path.stem)
     options = {k: v for k, v in content.items() if k not in ("categories", "splits")}
     metadata = panoptic_metadata(content["categories"], **options)
     image_name = _cityscapes_image if path.stem == "cityscapes" else None
