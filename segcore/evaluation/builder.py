@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from torch import nn
 
+from .cityscapes import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from .ground_truth import PanopticGroundTruth
 from .instance_evaluator import InstanceEvaluator
 from .panoptic_evaluator import PanopticEvaluator
@@ -17,6 +19,19 @@ _EVALUATORS = {
     "panoptic": PanopticEvaluator,
     "instance": InstanceEvaluator,
     "semantic": SemanticEvaluator,
+}
+_CITYSCAPES = {
+    "panoptic": PanopticEvaluator,  # the rules and the numbers of cityscapesscripts' own
+    "instance": CityscapesInstanceEvaluator,
+    "semantic": CityscapesSemanticEvaluator,
+}
+# metadata.evaluator_type -> task -> evaluator; every other type has COCO's, which all measure all tasks.
+_OF_TYPE = {
+    "cityscapes_panoptic_seg": _CITYSCAPES,
+    "cityscapes_instance": {"instance": CityscapesInstanceEvaluator},
+    "cityscapes_sem_seg": {"semantic": CityscapesSemanticEvaluator},
+    "coco": {"instance": InstanceEvaluator},
+    "sem_seg": {"semantic": SemanticEvaluator},
 }
 ALL_TASKS = "all"
 
@@ -45,9 +60,15 @@ def build_evaluator(
         "distributed": distributed,
         "ground_truth": PanopticGroundTruth(dataset_name),
     }
-    return DatasetEvaluators(
-        [_EVALUATORS[task](dataset_name, output_dir, **options) for task in _checked(tasks)]
-    )
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    evaluators = _OF_TYPE.get(kind, _EVALUATORS)
+    for task in _checked(tasks):
+        if task not in evaluators:
+            raise ValueError(
+                f"the labels of data set '{dataset_name}' (evaluator_type {kind!r}) cannot measure the {task} task, "
+                f"only {', '.join(evaluators)}; change TEST.TASKS or DATASETS.TEST"
+            )
+    return DatasetEvaluators([evaluators[task](dataset_name, output_dir, **options) for task in _checked(tasks)])
 
 
 def evaluate_tasks(
