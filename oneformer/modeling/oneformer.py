@@ -102,7 +102,8 @@ class OneFormer(nn.Module):
     def from_config(cls, cfg):
         backbone = build_oneformer_backbone(cfg)
         model, test = cfg.MODEL.ONE_FORMER, cfg.MODEL.TEST
-        metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if len(cfg.DATASETS.TEST) else None
+        names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else list(cfg.DATASETS.TEST)
+        metadata = MetadataCatalog.get(names[0]) if names else None
         things = metadata.get("thing_dataset_id_to_contiguous_id", {}) if metadata else {}
         return {
             "backbone": backbone,

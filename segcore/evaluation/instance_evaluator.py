@@ -19,12 +19,13 @@ from faster_coco_eval import COCO, COCOeval_faster
 
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required
+from .mask_truth import MaskTruth
+from .masks import encode_masks
 from .results import write_json
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-_CHUNK = 16  # masks turned into RLE at a time, so that no second copy of all of them exists
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -64,6 +65,8 @@ class InstanceEvaluator(DatasetEvaluator):
         json_file = metadata.get("json_file")
         if json_file:
             self._truth = _JsonTruth(json_file)
+        elif metadata.get("mask_root"):
+            self._truth = MaskTruth(dataset_name)
         else:
             self._truth = _PanopticTruth((ground_truth or PanopticGroundTruth(dataset_name)).checked())
         self._distributed = distributed
@@ -175,18 +178,6 @@ def average_precision(truth: dict, predictions: list[dict], max_detections: int 
         values = precision[:, :, k, 0, -1]
         result[f"AP-{name}"] = _percent(values.mean() if (values > -1).all() else -1.0)
     return result
-
-
-def encode_masks(masks: torch.Tensor) -> list[dict]:
-    """RLE of each of (N, H, W) masks (bool, or cut at 0.5), with "counts" as text."""
-    rles = []
-    for chunk in masks.split(_CHUNK):
-        binary = chunk if chunk.dtype == torch.bool else chunk > 0.5
-        # pycocotools wants Fortran order (H, W, N), which is (N, W, H) in C order: transpose where the masks
-        # live.
-        columns = binary.transpose(1, 2).contiguous().to(torch.uint8).cpu().numpy()
-        rles += mask_api.encode(columns.transpose(2, 1, 0))
-    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
 def _percent(value: float) -> float:

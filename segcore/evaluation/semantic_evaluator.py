@@ -14,6 +14,8 @@ from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from segcore.data.layers import apply_label_classes
+
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, save_png
 from .pairs import count_table, pair_runs
@@ -56,6 +58,8 @@ class SemanticEvaluator(SemSegEvaluator):
         self._num_classes = len(self._class_names)
         self._ignore_label = required(metadata, "ignore_label", "semantic evaluation")
         self._label_files = _label_files(dataset_name)
+        tables = {key: metadata.get(key, None) for key in ("label_classes", "ignored_labels")}
+        self._label_tables = tables if tables["label_classes"] is not None else None
         self._truth = (
             None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
         )
@@ -125,7 +129,7 @@ class SemanticEvaluator(SemSegEvaluator):
         if key not in self._label_files:
             raise ValueError(f"image {key!r} is not a file_name of the data set '{self._dataset_name}'")
         path = self._label_files[key]
-        labels = _read_label_png(path)
+        labels = self._class_indices(_read_label_png(path), path)
         wrong = np.unique(labels[(labels >= self._num_classes) & (labels != self._ignore_label)])
         if wrong.size:
             raise ValueError(
@@ -133,6 +137,13 @@ class SemanticEvaluator(SemSegEvaluator):
                 f"{self._ignore_label} (ignored)"
             )
         return labels
+
+    def _class_indices(self, labels: np.ndarray, path: str) -> np.ndarray:
+        """The label values of a user's own set as class indices."""
+        if self._label_tables is None:
+            return labels
+        classes = apply_label_classes(labels, {**self._label_tables, "sem_seg_file_name": path})
+        return np.where(classes < 0, self._ignore_label, classes)
 
     def evaluate(self) -> OrderedDict:
         """{"sem_seg": metrics}; {} on other processes. To be called by all processes.

@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from segcore.evaluation import InstanceEvaluator
-from segcore.evaluation.instance_evaluator import METRICS, average_precision, encode_masks
+from segcore.evaluation.instance_evaluator import METRICS, average_precision
+from segcore.evaluation.masks import encode_masks
 from tests.segcore.evaluation.scenes import (
     CATEGORIES,
     THINGS,
