@@ -42,7 +42,6 @@ INSTALL_REQUIRES = [
     "pillow>=9.4",
     "opencv-python-headless>=4.8",
     "pycocotools>=2.0.7",
-    "faster-coco-eval>=1.6",
     # Configuration, registries, logs: what Detectron2 stands on and this package calls itself.
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",

@@ -97,9 +97,7 @@ def evaluate_tasks(
     evaluator = build_evaluator(
         dataset_name, tasks, output_dir, save_predictions=save_predictions, distributed=distributed
     )
-    return inference_on_dataset(
-        model, _WithTask(data_loader, tasks[0] if len(tasks) == 1 else ALL_TASKS), evaluator
-    )
+    return inference_on_dataset(model, _WithTask(data_loader, tasks[0] if len(tasks) == 1 else ALL_TASKS), evaluator)
 
 
 class _WithTask:

@@ -82,9 +82,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 ids, segments = self._prediction(*model_output(output, "panoptic_seg", self))
                 stat = match_segments(ids, segments, gt_ids, gt_segments, PanopticStat.over(self._is_thing))
             except (ValueError, TypeError) as error:
-                raise type(error)(
-                    f"image {image_id!r} ({self._truth.png_path(image_id)}): {error}"
-                ) from error
+                raise type(error)(f"image {image_id!r} ({self._truth.png_path(image_id)}): {error}") from error
             self._records[str(image_id)] = (stat, self._save(image_id, ids, segments))
 
     @cached_property
@@ -106,18 +104,14 @@ class PanopticEvaluator(DatasetEvaluator):
             if label == -1:
                 continue
             index = label // divisor
-            segments.append(
-                {"id": label + 1, "category_id": index, "isthing": index in self._category_of_thing}
-            )
+            segments.append({"id": label + 1, "category_id": index, "isthing": index in self._category_of_thing})
         return labels + 1, segments
 
     def _with_category_id(self, segment: dict) -> dict:
         """The segment with the data set's category id in place of the class index."""
         if segment.get("isthing") is None:
             return {"id": int(segment["id"]), "category_id": int(segment["category_id"])}
-        kind, table = (
-            ("thing", self._category_of_thing) if segment["isthing"] else ("stuff", self._category_of_stuff)
-        )
+        kind, table = ("thing", self._category_of_thing) if segment["isthing"] else ("stuff", self._category_of_stuff)
         index = int(segment["category_id"])
         if index not in table:
             raise ValueError(
@@ -178,6 +172,4 @@ class PanopticEvaluator(DatasetEvaluator):
             for category, row in total.per_category().items()
         ]
         headers = ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
-        logger.info(
-            "Panoptic quality per category:\n%s", tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f")
-        )
+        logger.info("Panoptic quality per category:\n%s", tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f"))

@@ -191,9 +191,7 @@ def _overlaps(pred: _Segments, gt: _Segments) -> np.ndarray:
     return count_table(pred.positions(pred_labels), gt.positions(gt_labels), lengths, shape)
 
 
-def _count(
-    stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray
-) -> None:
+def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray) -> None:
     """Rules 1 to 4 of the module's docstring on the table of overlaps."""
     common, on_void = table[1:, 1:], table[1:, 0]
     gt_area = table[:, 1:].sum(axis=0)

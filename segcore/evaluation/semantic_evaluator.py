@@ -60,9 +60,7 @@ class SemanticEvaluator(SemSegEvaluator):
         self._label_files = _label_files(dataset_name)
         tables = {key: metadata.get(key, None) for key in ("label_classes", "ignored_labels")}
         self._label_tables = tables if tables["label_classes"] is not None else None
-        self._truth = (
-            None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
-        )
+        self._truth = None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
         self._png_dir = os.path.join(output_dir, "semantic") if save_predictions else None
         self._gather = distributed
         # What Detectron2's `evaluate` reads: it sums, prints and returns; gathering and writing are done
@@ -188,7 +186,5 @@ def _read_label_png(path: str) -> np.ndarray:
     except (OSError, SyntaxError) as error:  # both are Pillow's ways to say "broken file"
         raise ValueError(f"label PNG {path} cannot be decoded: {error}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}"
-        )
+        raise ValueError(f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}")
     return labels
