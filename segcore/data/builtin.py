@@ -64,6 +64,7 @@ def builtin_content(data_set: str) -> dict:
 
 
 # What a file says besides the arguments of `panoptic_metadata`.
+_NO_PATHS = ("images", "submission_split")
 _OF_PANOPTIC = ("evaluator_type", "ignore_label", "label_divisor", "thing_classes", "stuff_ids")
 
 
@@ -72,13 +73,19 @@ def _register_file(path: Path) -> None:
     panoptic = _panoptic_metadata(content)
     image_name = _cityscapes_image if path.stem == "cityscapes" else None
     for name, parts in content["splits"].items():
-        register_entry(name, partial(_panoptic_folder, parts, image_name), panoptic)
+        register_entry(name, partial(_panoptic_folder, parts, image_name), _of_split(panoptic, parts))
     for name, parts in content.get("instance_splits", {}).items():
         source = _instance_json if "json_file" in parts else partial(_panoptic_things, image_name=image_name)
-        register_entry(name, partial(source, parts), _instance_metadata(content, panoptic))
+        register_entry(name, partial(source, parts), _of_split(_instance_metadata(content, panoptic), parts))
     for name, parts in content.get("semantic_splits", {}).items():
         suffixes = content.get("image_suffix", ""), content.get("label_suffix", "")
         register_entry(name, partial(_semantic_folder, parts, suffixes), _semantic_metadata(content, panoptic))
+
+
+def _of_split(metadata: dict, parts: dict) -> dict:
+    """With the name that the benchmark's server gives the split, where it matters."""
+    name = parts.get("submission_split")
+    return metadata if name is None else {**metadata, "submission_split": name}
 
 
 def _panoptic_metadata(content: dict) -> dict:
@@ -118,7 +125,7 @@ def _semantic_metadata(content: dict, panoptic: dict) -> dict:
 
 def _located(parts: dict) -> dict[str, str]:
     """The paths of a split under the root, as of now."""
-    return {k: os.path.join(datasets_root(), v) for k, v in parts.items() if k != "images"}
+    return {k: os.path.join(datasets_root(), v) for k, v in parts.items() if k not in _NO_PATHS}
 
 
 def _panoptic_folder(parts: dict, image_name) -> PanopticFolder:

@@ -18,6 +18,7 @@ from .instance_truth import JsonTruth, PanopticTruth
 from .mask_truth import MaskTruth
 from .masks import encode_masks
 from .prediction_log import PredictionLog, merge_logs
+from .submission import INSTANCE_JSON
 
 __all__ = ["METRICS", "InstanceEvaluator"]
 
@@ -65,7 +66,7 @@ class InstanceEvaluator(DatasetEvaluator):
             self._truth = PanopticTruth((ground_truth or PanopticGroundTruth(dataset_name)).checked())
         self._distributed = distributed
         self._max_detections = max_detections
-        self._log = PredictionLog(os.path.join(output_dir, "coco_instances_results.json")) if save_predictions else None
+        self._log = PredictionLog(os.path.join(output_dir, INSTANCE_JSON)) if save_predictions else None
         self.reset()
 
     def reset(self) -> None:

@@ -17,6 +17,7 @@ from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, write_panoptic_png
 from .panoptic_quality import PanopticStat, match_segments
 from .results import write_json
+from .submission import PANOPTIC_FOLDER, PANOPTIC_JSON
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._category_of_thing = {index: category for category, index in self._truth.things.items()}
         self._category_of_stuff = {index: category for category, index in self._truth.stuff.items()}
         self._distributed = distributed
-        self._png_dir = os.path.join(output_dir, "panoptic") if save_predictions else None
+        self._png_dir = os.path.join(output_dir, PANOPTIC_FOLDER) if save_predictions else None
         self._output_dir = output_dir
         self.reset()
 
@@ -149,7 +150,7 @@ class PanopticEvaluator(DatasetEvaluator):
         if self._png_dir:
             predictions = [records[image_id][1] for image_id in self._truth.annotations]
             content = {"annotations": predictions, "categories": self._truth.categories}
-            write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), content)
+            write_json(os.path.join(self._output_dir, PANOPTIC_JSON), content)
         suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
         return OrderedDict(
             panoptic_seg={
