@@ -41,9 +41,7 @@ def read_photo(path: str | os.PathLike) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise ValueError(f"cannot read the image {path}: {error}; scale it down first") from error
     except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the image {path}: {error}; the file is damaged or no picture"
-        ) from error
+        raise ValueError(f"cannot read the image {path}: {error}; the file is damaged or no picture") from error
     return _to_rgb(upright, path)
 
 
