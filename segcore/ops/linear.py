@@ -5,6 +5,9 @@ oneDNN, also part of PyTorch, looks at what the processor can do: on an AMD one 
 less than half of the time (`benchmarks/linear.py`). A linear layer is a 1x1 convolution over its tokens,
 and convolutions go to oneDNN. The result differs from `F.linear` by rounding alone.
 
+By default that is how models train on such a processor. Without gradients F.linear stays the default: masked
+attention turns a mask logit within rounding of 0 into a decision, and published outputs were made with MKL.
+
 Shapes:  ... any leading dimensions, K input features, N output features.
 """
 
@@ -41,19 +44,24 @@ def _onednn_is_faster() -> bool:
     )
 
 
-# A list, so that `use_onednn` need not rebind a name that others may have imported.
-_USE_ONEDNN = [_onednn_is_faster()]
+_FASTER = _onednn_is_faster()
+_ASKED: list[bool | None] = [None]
 
 
 @contextmanager
 def use_onednn(use: bool) -> Iterator[None]:
     """Inside the block, `linear` calls oneDNN (True) or F.linear (False), whatever the processor."""
-    previous = _USE_ONEDNN[0]
-    _USE_ONEDNN[0] = use
+    previous = _ASKED[0]
+    _ASKED[0] = use
     try:
         yield
     finally:
-        _USE_ONEDNN[0] = previous
+        _ASKED[0] = previous
+
+
+def _wanted() -> bool:
+    asked = _ASKED[0]
+    return _FASTER and torch.is_grad_enabled() if asked is None else asked
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -67,7 +75,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., N).
     """
-    if not _USE_ONEDNN[0] or torch.compiler.is_compiling() or not _suits(x, weight):
+    if not _wanted() or torch.compiler.is_compiling() or not _suits(x, weight):
         return F.linear(x, weight, bias)
     # (1, K, tokens, 1) over memory that is (tokens, K): channels last, and so is the output.
     tokens = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
