@@ -17,6 +17,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from segcore.checkpoint import Checkpointer, load_portable
+from segcore.config import resolve_datasets
 from segcore.engine.setup import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
 
@@ -98,7 +99,9 @@ def build_loaded(
     cfg.MODEL.TIMM.PRETRAINED = False  # the weights follow; nothing must be downloaded for them
     # An image's result must not depend on the others of its batch.
     cfg.MODEL.ONE_FORMER.BATCH_INVARIANT = True
-    classes = _classes(cfg.DATASETS.TEST, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    resolve_datasets(cfg)
+    names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else cfg.DATASETS.TEST
+    classes = _classes(names, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     model = build_model(cfg).eval()
     _load(model, path)
     return Loaded(
@@ -139,6 +142,7 @@ def build_portable_config(path: str) -> tuple[CfgNode, str]:
     cfg.MODEL.DEVICE = machine_device  # not that of the machine that trained
     name = register_classes(metadata)
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.DATASETS.CUSTOM, cfg.DATASETS.CLASSES = [], ""
     return cfg, metadata["terms"]
 
 
