@@ -61,6 +61,11 @@ def label_id(name: str) -> int:
     return known[name]
 
 
+def known_classes() -> frozenset[str]:
+    """The class names of Cityscapes."""
+    return frozenset(_label_ids())
+
+
 @cache
 def _label_ids() -> dict[str, int]:
     text = resources.files("segcore.data").joinpath("builtin_sets", "cityscapes.json").read_text(encoding="utf-8")
