@@ -18,6 +18,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.ops import speed_up_linears
 from segcore.registry import register_once
 
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, expand_task
@@ -97,6 +98,7 @@ class OneFormer(nn.Module):
         self.things_only_instances = things_only_instances
         self.object_threshold, self.overlap_threshold = object_threshold, overlap_threshold
         self.max_instances = max_instances
+        speed_up_linears(self)
 
     @classmethod
     def from_config(cls, cfg):
