@@ -30,6 +30,8 @@ def add_segcore_config(cfg: CN) -> None:
     cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
 
     cfg.TEST.TASKS = ["panoptic", "instance", "semantic"]
+    # Under OUTPUT_DIR/inference/NAME, as the benchmark's server takes them; also --save-predictions.
+    cfg.TEST.SAVE_PREDICTIONS = False
     cfg.OUTPUT_WRITERS = ["console", "json", "tensorboard"]   # also "wandb"
 
 

@@ -103,7 +103,7 @@ class OneFormer(nn.Module):
         model, test = cfg.MODEL.ONE_FORMER, cfg.MODEL.TEST
         names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else list(cfg.DATASETS.TEST)
         metadata = MetadataCatalog.get(names[0]) if names else None
-        things = metadata.get("thing_dataset_id_to_contiguous_id", {}) if metadata else {}
+        things, class_map = _thing_classes(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return {
             "backbone": backbone,
             "sem_seg_head": OneFormerHead(cfg, backbone.output_shape()),
@@ -115,8 +115,8 @@ class OneFormer(nn.Module):
             "size_divisibility": max(model.SIZE_DIVISIBILITY, backbone.size_divisibility),
             "batch_invariant": model.BATCH_INVARIANT,
             "deep_supervision": model.DEEP_SUPERVISION,
-            "thing_classes": things.values(),
-            "instance_class_map": metadata.get("instance_class_map", None) if metadata else None,
+            "thing_classes": things,
+            "instance_class_map": class_map,
             "things_only_instances": test.THINGS_ONLY_INSTANCES,
             "object_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
@@ -306,6 +306,18 @@ class OneFormer(nn.Module):
                 "mapper must make NUM_OBJECT_QUERIES - TEXT_ENCODER.N_CTX texts"
             )
         return texts
+
+
+def _thing_classes(metadata, num_classes: int) -> tuple[list[int], Mapping[int, int] | None]:
+    """Class indices of the things, and the numbers that the instance benchmark gives them (None: the same)."""
+    if metadata is None:
+        return [], None
+    things = list(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+    class_map = metadata.get("instance_class_map", None)
+    # A model that was trained on the things alone counts them as the benchmark does.
+    if class_map is None or len(class_map) == num_classes:
+        return things, None
+    return list(class_map), class_map
 
 
 def _build_text_branch(cfg) -> dict:

@@ -16,9 +16,9 @@ from .panoptic_folder import PanopticFolder, read_panoptic_json
 
 logger = logging.getLogger(__name__)
 
-# Detectron2 registers Cityscapes on import, with a root that is fixed then, and
-# refuses data without a label PNG that only one preparation script writes.
-_STOCK_MODULE = "detectron2.data.datasets.cityscapes_panoptic"
+# Detectron2 registers Cityscapes and ADE20K on import, with a root that is fixed then, and refuses data
+# without files that only some preparation scripts write.
+_STOCK_MODULES = ("detectron2.data.datasets.cityscapes_panoptic", "detectron2.data.datasets.builtin")
 
 
 class Source(Protocol):
@@ -158,7 +158,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_stock(name: str) -> bool:
-    return getattr(DatasetCatalog[name], "__module__", None) == _STOCK_MODULE
+    return getattr(DatasetCatalog[name], "__module__", None) in _STOCK_MODULES
 
 
 def _check_same(name: str, folder: Source, metadata: dict) -> None:

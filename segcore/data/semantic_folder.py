@@ -18,16 +18,19 @@ class SemanticFolder:
         image_root, label_root: searched with their subfolders; an image and its label have the same
             path below them, up to the suffixes and the ending.
         image_suffix, label_suffix: what the names have between the common part and the ending.
+        gt_dir: Cityscapes' own annotation folder, for its own evaluators.
     """
 
     image_root: str
     label_root: str
     image_suffix: str = ""
     label_suffix: str = ""
+    gt_dir: str | None = None
 
     def paths(self) -> dict[str, str]:
         """The metadata fields: Detectron2's names."""
-        return {"image_root": self.image_root, "sem_seg_root": self.label_root}
+        own = {} if self.gt_dir is None else {"gt_dir": self.gt_dir}
+        return {"image_root": self.image_root, "sem_seg_root": self.label_root, **own}
 
     def load(self, metadata, problems: list[str] | None = None) -> list[dict]:
         """A dict per image: file_name, image_id (its stem), height, width, sem_seg_file_name, and the

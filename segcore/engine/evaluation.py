@@ -33,7 +33,15 @@ def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
         runner = build_runner(cfg, unwrap(model))
         if cfg.DATASETS.CLASSES:
             runner = speaking_of(runner, name, cfg.DATASETS.CLASSES)
-        results[name] = evaluate_tasks(runner, loader, name, tasks, output_dir)
+        results[name] = evaluate_tasks(
+            runner,
+            loader,
+            name,
+            tasks,
+            output_dir,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+            method=cfg.MODEL.META_ARCHITECTURE.lower(),
+        )
     return results
 
 

@@ -39,6 +39,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     # A free port each time: two trainings on one machine must not share one.
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--save-predictions",
+        action="store_true",
+        help="write what is predicted in evaluations, as the benchmark's server takes it, under OUTPUT_DIR/inference",
+    )
     return parser
 
 
@@ -62,6 +67,8 @@ def build_config(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) 
     if args.config_file:
         merge_file(cfg, args.config_file)
     merge_pairs(cfg, args.opts or [])
+    if getattr(args, "save_predictions", False):
+        cfg.TEST.SAVE_PREDICTIONS = True
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = default_device()
     if "IS_TRAIN" in cfg.MODEL:

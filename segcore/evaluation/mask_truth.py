@@ -32,10 +32,6 @@ class MaskTruth:
     def _records(self) -> dict[str, dict]:
         return {str(record["image_id"]): record for record in DatasetCatalog.get(self.dataset_name)}
 
-    @cached_property
-    def numbers(self) -> dict[str, int]:
-        return {key: number for number, key in enumerate(self._records, start=1)}
-
     @property
     def image_ids(self) -> list[str]:
         return list(self._records)
@@ -49,11 +45,14 @@ class MaskTruth:
     def original_id(self, image_id: str) -> str:
         return self._records[image_id]["image_id"]
 
-    def record(self, image_id: str) -> tuple[tuple[int, int], list[dict]]:
-        """(height, width) and the COCO annotations of one image, without ids."""
-        size = self.size(image_id)
+    @property
+    def categories(self) -> list[dict]:
+        return [{"id": self._category_of[i], "name": name} for i, name in enumerate(self._names)]
+
+    def annotations(self, image_id: str) -> list[dict]:
+        """The COCO annotations of one image."""
         annotations = []
-        for instance in read_instances(self._records[image_id], size):
+        for instance in read_instances(self._records[image_id], self.size(image_id)):
             rle = encode_masks(torch.from_numpy(np.ascontiguousarray(instance.mask))[None])[0]
             annotations.append(
                 {
@@ -61,18 +60,6 @@ class MaskTruth:
                     "iscrowd": instance.iscrowd,
                     "segmentation": rle,
                     "area": float(mask_api.area(rle)),
-                    "bbox": mask_api.toBbox(rle).tolist(),
                 }
             )
-        return size, annotations
-
-    def coco(self, records: dict[str, tuple]) -> dict:
-        """The whole ground truth as COCO instance annotations; ids from 1, as a matched 0 counts as no match."""
-        images, annotations = [], []
-        for image_id, ((height, width), found) in records.items():
-            number = self.numbers[image_id]
-            images.append({"id": number, "height": height, "width": width})
-            annotations += [{"image_id": number, **annotation} for annotation in found]
-        annotations = [{"id": number, **a} for number, a in enumerate(annotations, start=1)]
-        categories = [{"id": self._category_of[i], "name": name} for i, name in enumerate(self._names)]
-        return {"images": images, "annotations": annotations, "categories": categories}
+        return annotations

@@ -33,7 +33,8 @@ class SemanticEvaluator(SemSegEvaluator):
             class indices and metadata.ignore_label) when they have one, else made from the panoptic PNG and
             JSON.
         output_dir: where `save_predictions` writes. Nothing is written otherwise.
-        save_predictions: write `semantic/<image>.png`, class indices, 8 bit (16 from 256 classes on).
+        save_predictions: write `semantic/<image>.png`, class indices plus metadata.submission_offset (ADE20K
+            counts from 1), 8 bit (16 from 256 classes on).
         distributed: gather from all processes; False evaluates this process's images only.
         ground_truth: share one that other evaluators of this data set use.
     """
@@ -57,12 +58,11 @@ class SemanticEvaluator(SemSegEvaluator):
         self._class_names = required(metadata, "stuff_classes", "semantic evaluation")
         self._num_classes = len(self._class_names)
         self._ignore_label = required(metadata, "ignore_label", "semantic evaluation")
+        self._offset = metadata.get("submission_offset", 0)
         self._label_files = _label_files(dataset_name)
         tables = {key: metadata.get(key, None) for key in ("label_classes", "ignored_labels")}
         self._label_tables = tables if tables["label_classes"] is not None else None
-        self._truth = (
-            None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
-        )
+        self._truth = None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
         self._png_dir = os.path.join(output_dir, "semantic") if save_predictions else None
         self._gather = distributed
         # What Detectron2's `evaluate` reads: it sums, prints and returns; gathering and writing are done
@@ -107,8 +107,8 @@ class SemanticEvaluator(SemSegEvaluator):
             self._records[key] = (used, counts[used])
             if self._png_dir:
                 stem = os.path.splitext(os.path.basename(image["file_name"]))[0]
-                dtype = np.uint8 if self._num_classes <= 256 else np.uint16
-                save_png(os.path.join(self._png_dir, f"{stem}.png"), predicted.astype(dtype))
+                dtype = np.uint8 if self._num_classes + self._offset <= 256 else np.uint16
+                save_png(os.path.join(self._png_dir, f"{stem}.png"), (predicted + self._offset).astype(dtype))
 
     def _labels(self, output: torch.Tensor, key: str) -> np.ndarray:
         if output.dim() == 3 and output.shape[0] == self._num_classes:
@@ -188,7 +188,5 @@ def _read_label_png(path: str) -> np.ndarray:
     except (OSError, SyntaxError) as error:  # both are Pillow's ways to say "broken file"
         raise ValueError(f"label PNG {path} cannot be decoded: {error}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}"
-        )
+        raise ValueError(f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}")
     return labels
