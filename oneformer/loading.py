@@ -23,6 +23,7 @@ from segcore.predictions import Classes
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
 from .config import add_oneformer_config
+from .inference import build_inference
 
 _BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
@@ -33,6 +34,7 @@ class Loaded:
 
     Attributes:
         model: on its device.
+        runner: what to call: the model, or as the config says through windows or with augmentation.
         classes: what it was trained to tell apart.
         min_size, max_size: shorter and longest side to which a test image is resized, pixels.
         channel_order: "RGB" or "BGR", of the model's input.
@@ -41,6 +43,7 @@ class Loaded:
     """
 
     model: nn.Module
+    runner: nn.Module
     classes: Classes
     min_size: int
     max_size: int
@@ -106,6 +109,7 @@ def build_loaded(
     _load(model, path)
     return Loaded(
         model=model,
+        runner=build_inference(cfg, model),
         classes=classes,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
