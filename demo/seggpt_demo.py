@@ -1,44 +1,46 @@
+#!/usr/bin/env python
 """Segment pictures and clips after examples, with SegGPT.
 
-    python demo/seggpt_demo.py --weights seggpt_vit_large.pth \\
-        --prompt-image cat1.jpg cat2.jpg --prompt-mask cat1.png cat2.png --type semantic --input "cats/*.jpg"
+  python demo/seggpt_demo.py --weights seggpt_vit_large.pth --prompt-image cat1.jpg cat2.jpg \\
+      --prompt-mask cat1.png cat2.png --type semantic --input 'cats/*.jpg'
 
-    # a clip after the mask of its first frame; a folder of frames needs --video
-    python demo/seggpt_demo.py --weights W --prompt-mask 00000.png --input clip.mp4
+  # a clip after the mask of its first frame; a folder of frames needs --video
+  python demo/seggpt_demo.py --weights W --prompt-mask 00000.png --input clip.mp4
 
-    # OneFormer finds the objects of one picture, SegGPT finds them again in the others
-    python demo/seggpt_demo.py --weights W --prompt-from oneformer \\
-        --prompt-image first.jpg --input "next/*.jpg"
+  # OneFormer finds the objects of one picture, SegGPT finds them again in the others
+  python demo/seggpt_demo.py --weights W --prompt-from oneformer --prompt-image first.jpg --input 'next/*.jpg'
 
-There are no bundled SegGPT weights. For each picture: STEM_labels.png (label map, DAVIS's palette),
-STEM_painting.png (the network's colours) and STEM_overlay.jpg; for a clip: CLIP/masks/*.png and
-CLIP/overlay.mp4; and joint.jpg, which shows prompts, their masks and results together.
+There are no bundled SegGPT weights. What it writes under --output, for a picture NAME: NAME_labels.png (label map,
+DAVIS's palette), NAME_painting.png (the network's colours), NAME_overlay.jpg; for a clip NAME: NAME/masks/*.png and
+NAME/overlay.mp4; and joint.jpg, which shows prompts, their masks and results together.
 """
 
 from __future__ import annotations
 
 import argparse
-import glob
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a clone works without being installed
 
+from segcore.inputs import Source, find_sources
 from seggpt import SegGPTPredictor
 from seggpt.colours import THRESHOLD
-from seggpt.frames import PICTURES, is_clip, open_clip
-from seggpt.labels import read_mask
+from seggpt.frames import open_clip
+from seggpt.labels import read_mask, unify
 from seggpt.pictures import FITS, read_mask_file, read_picture
 from seggpt.prompts import ENSEMBLES, TYPES
-from seggpt.runner import segment_clip, segment_pictures, write_joint_picture
+from seggpt.runner import Report, Shown, segment_clip, segment_pictures, write_joint_picture
 from seggpt.video import VideoSegmenter
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--input", nargs="+", required=True, help="pictures, folders, globs, video files, or camera:0")
+    p.add_argument("--input", nargs="+", required=True, help="pictures, folders, globs, video files, or a camera: 0")
     p.add_argument("--video", action="store_true", help="a folder is a clip, not a heap of pictures")
     p.add_argument("--output", default="output/seggpt", help="folder for the results")
     prompt = p.add_argument_group("prompts")
@@ -55,7 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     prompt.add_argument(
         "--prompt-from",
         choices=["oneformer"],
-        help="let OneFormer's instances be the masks of the prompt picture or first frame",
+        help="let OneFormer's instances be the masks of the prompt pictures or first frame: a label for each "
+        "object, or with --type semantic for each class",
     )
     prompt.add_argument("--type", choices=TYPES, default="instance", help="these very objects, or things of their kind")
     prompt.add_argument("--ensemble", choices=ENSEMBLES, default="feature", help="how several prompts act together")
@@ -65,6 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--weights", help="portable .safetensors, released .pth, or Hugging Face folder")
     model.add_argument("--config-file", help="where the weights do not say")
     model.add_argument("--device", help="cpu, cuda, ...")
+    model.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     model.add_argument("--batch-size", type=int, default=4)
     model.add_argument("--oneformer-weights", help="for --prompt-from oneformer; default: the bundled ones")
     model.add_argument("--oneformer-config-file")
@@ -73,7 +77,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     answer.add_argument("--threshold", type=float, default=THRESHOLD, help="of a label's score, 0..1")
     answer.add_argument("--tile", type=int, help="cut large pictures into squares of so many pixels")
     answer.add_argument("--memory", type=int, default=7, help="last frames that join the prompts of a clip")
-    answer.add_argument("--on-error", choices=["stop", "skip"], default="stop", help="at a frame that cannot be read")
+    answer.add_argument(
+        "--on-error", choices=["stop", "skip"], default="stop", help="at a picture or frame that cannot be read"
+    )
     return p.parse_args(argv)
 
 
@@ -83,17 +89,21 @@ def main(argv: list[str] | None = None) -> None:
     pictures, clips = sort_inputs(args)
     images = [read_picture(f) for f in args.prompt_image]
     masks = [read_mask_file(f) for f in args.prompt_mask]
-    predictor = SegGPTPredictor(args.config_file, args.weights, args.device, batch_size=args.batch_size)
-    if args.prompt_from:
-        masks = [find_objects(args, image) for image in images]
+    predictor = SegGPTPredictor(
+        args.config_file, args.weights, args.device, dtype=getattr(torch, args.dtype), batch_size=args.batch_size
+    )
+    find = object_finder(args) if args.prompt_from else None
+    if find and images:
+        masks = find(images)
     prompts = make_prompts(args, predictor, images, masks)
     if args.save_prompts:
         prompts.save(args.save_prompts)
-    examples = [(image, shown_labels(mask, image, args.type)) for image, mask in zip(images, masks)]
+    examples = prompt_examples(args, prompts, images, masks) if prompts else []
     shown = run_pictures(args, predictor, prompts, pictures) if pictures else []
     for source in clips:
-        results = run_clip(args, predictor, prompts, masks, source)
-        if prompts is None:  # the first frame, with the mask that it was given
+        first_mask = None if prompts else masks[0] if masks else lambda pixels: find([pixels])[0]
+        results = run_clip(args, predictor, prompts, first_mask, source)
+        if not prompts:  # the first frame, with the mask that it was given
             examples, results = examples + results[:1], results[1:]
         shown += results
     joint = Path(args.output) / "joint.jpg"
@@ -101,26 +111,41 @@ def main(argv: list[str] | None = None) -> None:
     print(f"all together: {joint}")
 
 
-def run_pictures(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, pictures: list[str]) -> list:
+def run_pictures(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, pictures: list[Source]) -> list[Shown]:
     report = segment_pictures(
-        predictor, prompts, pictures, args.output, fit=args.fit, tile=args.tile, threshold=args.threshold
+        predictor,
+        prompts,
+        [(p.place, p.name) for p in pictures],
+        args.output,
+        skip=args.on_error == "skip",
+        fit=args.fit,
+        tile=args.tile,
+        threshold=args.threshold,
     )
-    print(f"{report.written} pictures segmented into {args.output}")
+    tell(report, "pictures", args.output)
     return report.shown
 
 
-def run_clip(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, masks: list, source: str) -> list:
-    segmenter = VideoSegmenter(predictor, memory=args.memory, separate=args.separate, threshold=args.threshold)
-    folder = Path(args.output) / Path(source.replace("camera:", "camera")).stem
-    first_mask = None
-    if prompts is None:
-        first_mask = masks[0] if masks else find_objects(args, first_frame(args, source))
-    clip = open_clip(camera_number(source), on_error=args.on_error)
+def run_clip(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, first_mask, source: Source) -> list[Shown]:
+    segmenter = VideoSegmenter(
+        predictor,
+        memory=args.memory,
+        separate=args.separate,
+        fit=args.fit,
+        tile=args.tile,
+        threshold=args.threshold,
+    )
+    folder = Path(args.output) / source.name
+    clip = open_clip(source.place, on_error=args.on_error)
     report = segment_clip(segmenter, clip, folder, prompts=prompts, first_mask=first_mask, type=args.type)
-    print(f"{report.written} frames of {source} segmented into {folder}")
+    tell(report, f"frames of {clip.source}", folder)
+    return report.shown
+
+
+def tell(report: Report, what: str, folder: str | Path) -> None:
+    print(f"{report.written} {what} segmented into {folder}")
     for sentence in report.skipped:
         print(f"  left out: {sentence}")
-    return report.shown
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -143,31 +168,30 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.save_prompts and not args.prompt_image:
         raise ValueError("--save-prompts needs --prompt-image: a first frame is encoded with its clip")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size is a number of pictures, 1 or more; got {args.batch_size}")
 
 
-def sort_inputs(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+def sort_inputs(args: argparse.Namespace) -> tuple[list[Source], list[Source]]:
     """Expand --input into picture files and clips.
 
     Raises:
         FileNotFoundError, ValueError: for an entry that matches nothing, or clips and pictures whose
             prompts would have to come from a first frame.
     """
-    pictures, clips = [], []
-    for entry in args.input:
-        if entry.startswith("camera:"):
-            clips.append(entry)
-            continue
-        found = [entry] if Path(entry).exists() else sorted(glob.glob(entry))
-        if not found:
-            raise FileNotFoundError(f"--input {entry!r} matches no file")
-        for path in found:
-            if Path(path).is_dir() and not args.video:
-                inside = sorted(str(f) for f in Path(path).iterdir() if f.suffix.lower() in PICTURES)
-                if not inside:
-                    raise ValueError(f"the folder {path!r} has no pictures ({', '.join(PICTURES)})")
-                pictures += inside
-            else:
-                (clips if is_clip(path) else pictures).append(path)
+    folders = [f for f in args.input if args.video and Path(f).is_dir()]
+    others = [f for f in args.input if f not in folders]
+    sources = find_sources(others)
+    pictures = [s for s in sources if not s.is_video]
+    clips = [s for s in sources if s.is_video]
+    taken = {s.name for s in sources}
+    for folder in folders:
+        name, number = Path(folder).resolve().name, 1
+        while name in taken:
+            number += 1
+            name = f"{Path(folder).resolve().name}_{number}"
+        taken.add(name)
+        clips.append(Source(folder, name, True))
     if pictures and not (args.prompt_image or args.prompts):
         raise ValueError(
             "pictures need examples: give --prompt-image (a first frame only serves clips; a folder "
@@ -189,42 +213,48 @@ def make_prompts(args, predictor: SegGPTPredictor, images: list, masks: list):
     )
 
 
-def find_objects(args: argparse.Namespace, image: np.ndarray) -> np.ndarray:
-    """OneFormer's instances in a picture, (N, H, W) bool, the surest on top.
+def prompt_examples(args, prompts, images: list, masks: list) -> list[Shown]:
+    """Prompt pictures and their label maps for the joint picture; of a file as the network sees them."""
+    if args.prompts:
+        return list(zip(prompts.images, prompts.label_maps()))
+    maps, _, _ = unify([read_mask(mask, image.shape[:2], args.type) for image, mask in zip(images, masks)])
+    return list(zip(images, maps))
+
+
+def object_finder(args: argparse.Namespace) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """A function from pictures to label maps of what OneFormer finds in them, the surest on top.
+
+    Labels number the objects through all pictures, for an object of one is none of the next; with --type
+    semantic they are class numbers. What each means is printed.
 
     Raises:
-        ValueError: if it finds none.
+        ValueError: by the function, for a picture in which it finds nothing.
     """
     from oneformer import OneFormerPredictor
 
     finder = OneFormerPredictor(args.oneformer_config_file, args.oneformer_weights, args.device)
-    found = finder(image, "instance", confidence=args.confidence).instance
-    if not len(found.masks):
-        raise ValueError(
-            f"OneFormer finds no instance above {args.confidence} in the prompt picture; lower "
-            "--confidence or give --prompt-mask"
-        )
-    surest_last = np.argsort(found.scores, kind="stable")
-    return found.masks[surest_last]
 
+    def find(images: list[np.ndarray]) -> list[np.ndarray]:
+        names: dict[int, str] = {}
+        maps = []
+        for i, image in enumerate(images):
+            found = finder(image, "instance", confidence=args.confidence).instance
+            if not len(found.masks):
+                raise ValueError(
+                    f"OneFormer finds no instance above {args.confidence} in prompt picture {i}; lower "
+                    "--confidence or give --prompt-mask"
+                )
+            labels = np.zeros(image.shape[:2], np.int32)
+            for k in np.argsort(found.scores, kind="stable"):
+                semantic = args.type == "semantic"
+                label = int(found.class_indices[k]) + 1 if semantic else len(names) + 1
+                names[label] = found.names[k]
+                labels[found.masks[k]] = label
+            maps.append(labels)
+        print("OneFormer finds " + ", ".join(f"{label}: {name}" for label, name in sorted(names.items())))
+        return maps
 
-def first_frame(args: argparse.Namespace, source: str) -> np.ndarray:
-    for frame in open_clip(camera_number(source), on_error=args.on_error):
-        return frame.pixels
-    raise ValueError(f"the clip {source} has no frame")
-
-
-def camera_number(source: str) -> str | int:
-    return int(source.removeprefix("camera:")) if source.startswith("camera:") else source
-
-
-def shown_labels(mask, image: np.ndarray, kind: str) -> np.ndarray:
-    """A prompt's mask as a label map for the joint picture."""
-    labels = read_mask(mask, image.shape[:2], kind)
-    if labels.ndim == 2:
-        return labels
-    codes = labels.astype(np.int64) @ np.array([65536, 256, 1])
-    return np.searchsorted(np.unique(codes), codes).astype(np.int32)
+    return find
 
 
 if __name__ == "__main__":
