@@ -174,6 +174,11 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
+    entry_points={
+        "console_scripts": ["oneformer = oneformer.commands:main", "seggpt = seggpt.commands:main"],
+        # What `seggpt predict --prompt-from` may name.
+        "seggpt.finders": ["oneformer = oneformer:OneFormerPredictor"],
+    },
     zip_safe=False,
     classifiers=[
         "Programming Language :: Python :: 3",
