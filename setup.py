@@ -98,6 +98,7 @@ def compiled_operators() -> dict:
         extra_compile_args=flags if with_cuda else flags["cxx"],
         extra_link_args=link_flags,
         define_macros=macros,
+        depends=[str(path.relative_to(ROOT)) for path in recipe.CSRC.glob("*.h")],
         optional=not forced,
     )
     say(f"compiling for torch {sys.modules['torch'].__version__}, {'with' if with_cuda else 'without'} CUDA")
