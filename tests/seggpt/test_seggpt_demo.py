@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from seggpt.commands import predict
 from seggpt.convert import huggingface_config, to_huggingface
 from tests.seggpt.small_seggpt import SMALL, small_model
 
@@ -136,10 +137,9 @@ def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, capsys, c
 
 
 @pytest.mark.parametrize("kind, expected", [("instance", [[1, 2], [3, 4]]), ("semantic", [[2, 5], [2, 5]])])
-def test_found_objects_of_several_pictures_are_not_mixed_up(demo, monkeypatch, kind, expected):
-    monkeypatch.setattr("oneformer.OneFormerPredictor", finder_of({4: "car", 1: "door"}, []), raising=False)
-    args = demo.parse_args(["--input", "x", "--type", kind, "--prompt-from", "oneformer"])
-    maps = demo.object_finder(args)([np.zeros((30, 48, 3), np.uint8)] * 2)
+def test_found_objects_of_several_pictures_are_not_mixed_up(kind, expected):
+    args = predict.parse_args(["--input", "x", "--type", kind, "--prompt-from", "oneformer"], "p", ["oneformer"])
+    maps = predict.object_finder(args, finder_of({4: "car", 1: "door"}, []))([np.zeros((30, 48, 3), np.uint8)] * 2)
     assert [[v for v in np.unique(m) if v] for m in maps] == expected
 
 
