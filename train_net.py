@@ -31,5 +31,10 @@ def _register(package: str):
     return importlib.import_module(package)
 
 
+def run(argv: list[str] | None = None) -> int:
+    """Train or evaluate as the arguments (by default the command line's) say; returns the exit status."""
+    return main({"OneFormer": oneformer, "SegGPT": seggpt}, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main({"OneFormer": oneformer, "SegGPT": seggpt}))
+    sys.exit(run())
