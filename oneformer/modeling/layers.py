@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops import linear
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
@@ -50,7 +52,7 @@ class Attention(nn.Module):
         """(N, S, C) -> (N, heads, S, C / heads) by the query (0), key (1) or value (2) projection."""
         weight = self.in_proj_weight.chunk(3)[part]
         bias = self.in_proj_bias.chunk(3)[part]
-        return F.linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def project_keys(self, x: Tensor) -> Tensor:
         return self._project(x, 1)
