@@ -61,6 +61,7 @@ EXTRAS_REQUIRE = {
     # demo/app.py. One major version: its components and their look change between them.
     "web": ["gradio>=6.12,<7"],
     "formats": ["supervision>=0.22"],  # segcore.formats.to_supervision; file formats need nothing
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],  # API pages from the docstrings
     "wandb": ["wandb>=0.16"],
     "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
