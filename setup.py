@@ -62,6 +62,7 @@ EXTRAS_REQUIRE = {
     "web": ["gradio>=6.12,<7"],
     "formats": ["supervision>=0.22"],  # segcore.formats.to_supervision; file formats need nothing
     "slurm": ["submitit>=1.5"],  # tools/slurm.py: writes the batch script, and starts the job again after a time-out
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],  # API pages from the docstrings
     "wandb": ["wandb>=0.16"],
     "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
