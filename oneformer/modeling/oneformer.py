@@ -25,8 +25,9 @@ from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
+from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import MaskResizer, instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
