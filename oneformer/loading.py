@@ -17,12 +17,15 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint.hub import fetch_portable
+from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
 from segcore.engine.setup import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
 from .config import add_oneformer_config
+from .inference import build_inference
 
 _BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
@@ -33,6 +36,7 @@ class Loaded:
 
     Attributes:
         model: on its device.
+        runner: what to call: the model, or as the config says through windows or with augmentation.
         classes: what it was trained to tell apart.
         min_size, max_size: shorter and longest side to which a test image is resized, pixels.
         channel_order: "RGB" or "BGR", of the model's input.
@@ -41,6 +45,7 @@ class Loaded:
     """
 
     model: nn.Module
+    runner: nn.Module
     classes: Classes
     min_size: int
     max_size: int
@@ -74,8 +79,8 @@ def build_loaded(
 
     Args:
         cfg: Detectron2 config or the path of its YAML; None takes the one inside of the portable `weights`.
-        weights: a portable file, or with `cfg` anything that `Checkpointer` reads; None takes the config's
-            MODEL.WEIGHTS, and without `cfg` the bundled weights.
+        weights: a portable file, or the `hf:ORG/NAME` of one that `push_to_hub` published; with `cfg` anything
+            that `Checkpointer` reads. None takes the config's MODEL.WEIGHTS, and without `cfg` the bundled weights.
         device: None takes the config's, and without `cfg` what the machine has.
         opts: KEY VALUE pairs for the config.
 
@@ -86,6 +91,8 @@ def build_loaded(
     terms = ""
     if cfg is None:
         path = os.fspath(weights) if weights is not None else bundled_weights()
+        if path.startswith(HUB_PREFIX):
+            path = fetch_portable(path)
         cfg, terms = build_portable_config(path)
     else:
         cfg = cfg.clone() if isinstance(cfg, CfgNode) else build_file_config(os.fspath(cfg))
@@ -106,6 +113,7 @@ def build_loaded(
     _load(model, path)
     return Loaded(
         model=model,
+        runner=build_inference(cfg, model),
         classes=classes,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,

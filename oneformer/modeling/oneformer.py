@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +17,17 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.ops import speed_up_linears
 from segcore.registry import register_once
 
-from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, expand_task
+from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, asked_tasks
 from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
+from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import MaskResizer, instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
@@ -97,6 +98,7 @@ class OneFormer(nn.Module):
         self.things_only_instances = things_only_instances
         self.object_threshold, self.overlap_threshold = object_threshold, overlap_threshold
         self.max_instances = max_instances
+        speed_up_linears(self)
 
     @classmethod
     def from_config(cls, cfg):
@@ -186,7 +188,7 @@ class OneFormer(nn.Module):
             height, width = decoded.image_size
             output_size = (int(x.get("height", height)), int(x.get("width", width)))
             resize = MaskResizer(decoded.padded_size, decoded.image_size, output_size)
-            result = self._postprocess(decoded.task, decoded.class_logits, decoded.mask_logits, resize)
+            result = self.postprocess(decoded.task, decoded.class_logits, decoded.mask_logits, resize)
             results[decoded.image].update(result)
         return results
 
@@ -210,9 +212,14 @@ class OneFormer(nn.Module):
         logits = torch.stack([row.class_logits for row in rows])
         return {"pred_logits": logits, "pred_masks": torch.stack(masks)}
 
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """The (height, width) to which an image of `size` is padded when it runs alone."""
+        unit = max(self.size_divisibility, 1)
+        return tuple(-(-side // unit) * unit for side in size)
+
     def _decode_all(self, batched_inputs: list[dict]) -> Iterator[_Decoded]:
         """Backbone and pixel decoder once per image, the decoder once per image and task."""
-        tasks = [_asked_tasks(x) for x in batched_inputs]
+        tasks = [asked_tasks(x) for x in batched_inputs]
         for group in self._groups(batched_inputs):
             images = self._prepare_images([batched_inputs[i] for i in group])
             memory = self.sem_seg_head(self.backbone(images.tensor))
@@ -236,7 +243,8 @@ class OneFormer(nn.Module):
             groups.setdefault(tuple(-(-side // unit) for side in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def _postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: MaskResizer) -> dict:
+    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: MaskResizer) -> dict:
+        """One task's result of one image, as `forward` returns it; see `postprocess.py` for the arguments."""
         if task == SEMANTIC:
             return {"sem_seg": semantic_segmentation(class_logits, mask_logits, resize)}
         if task == PANOPTIC:
@@ -264,7 +272,7 @@ class OneFormer(nn.Module):
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Weighted losses of a batch; see `Criterion`."""
-        tasks = [_asked_tasks(x) for x in batched_inputs]
+        tasks = [asked_tasks(x) for x in batched_inputs]
         if any(len(asked) != 1 for asked in tasks):
             raise ValueError(f"a training image has exactly one task, got {tasks}")
         images = self._prepare_images(batched_inputs)
@@ -301,22 +309,6 @@ class OneFormer(nn.Module):
                 "mapper must make NUM_OBJECT_QUERIES - TEXT_ENCODER.N_CTX texts"
             )
         return texts
-
-
-def _asked_tasks(x: dict) -> tuple[str, ...]:
-    """The tasks of one input, each once.
-
-    Raises:
-        ValueError: if there is none, or one is unknown.
-    """
-    task = x.get("task")
-    if not task:
-        raise ValueError(
-            f"input {x.get('file_name', '')!r} says no 'task'; "
-            "give it one of panoptic, instance, semantic, all"
-        )
-    names = (task,) if isinstance(task, str) else task
-    return tuple(dict.fromkeys(chain.from_iterable(expand_task(name) for name in names)))
 
 
 def _thing_classes(metadata, num_classes: int) -> tuple[list[int], Mapping[int, int] | None]:

@@ -13,6 +13,7 @@ from segcore.data import build_test_loader
 from segcore.data.label_space import label_tasks, speaking_of
 from segcore.engine.step import unwrap
 from segcore.evaluation import evaluate_tasks, metrics_table, write_metrics
+from segcore.inference import build_runner
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
         loader = build_test_loader(cfg, name)
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", name)
         tasks = [task for task in cfg.TEST.TASKS if task in label_tasks(name)]
-        runner = unwrap(model)
+        runner = build_runner(cfg, unwrap(model))
         if cfg.DATASETS.CLASSES:
             runner = speaking_of(runner, name, cfg.DATASETS.CLASSES)
         results[name] = evaluate_tasks(
