@@ -47,8 +47,8 @@ class OneFormerPredictor:
         """
         Args:
             cfg: Detectron2 config, or the path of one; None takes the config inside of the weights.
-            weights: portable `.safetensors`; with `cfg` also `.pth`, a Hugging Face folder, `hf:ORG/NAME`.
-                None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
+            weights: portable `.safetensors`, or `hf:ORG/NAME` of one; with `cfg` also `.pth`, a Hugging Face
+                folder, and its `hf:ORG/NAME`. None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
             device: "cpu", "cuda", ...; by default what the config says or the machine has.
             confidence: least score, 0..1, of an instance and of a panoptic segment. None: 0.5 for instances,
                 the config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments.

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import cv2
@@ -52,14 +53,21 @@ class VideoSource:
         self.count = count if count > 0 and not isinstance(source, int) else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 RGB frames, once; the source is released after the last."""
-        frame = self._first
+        """(H, W, 3) uint8 RGB frames, once; ends at the first that cannot be had and releases the source."""
         try:
-            while frame is not None:
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                frame = self._capture.read()[1]
+            yield from takewhile(lambda frame: frame is not None, self.attempts())
         finally:
             self.close()
+
+    def attempts(self) -> Iterator[np.ndarray | None]:
+        """Every try to get the next frame, without end: None where there is none.
+
+        Inside of a file that is a frame which cannot be decoded; later ones may follow.
+        """
+        frame, self._first = self._first, None
+        while True:
+            yield None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            frame = self._capture.read()[1]
 
     def close(self) -> None:
         """Release the file or camera; harmless when repeated."""

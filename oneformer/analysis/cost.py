@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..modeling.postprocess import MaskResizer
+from ..modeling.mask_resize import MaskResizer
 
 POSTPROCESSING = "post-processing"
 

@@ -17,6 +17,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.ops import speed_up_linears
 from segcore.registry import register_once
 
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, asked_tasks
@@ -24,8 +25,9 @@ from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
+from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import MaskResizer, Resize, instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
@@ -96,6 +98,7 @@ class OneFormer(nn.Module):
         self.things_only_instances = things_only_instances
         self.object_threshold, self.overlap_threshold = object_threshold, overlap_threshold
         self.max_instances = max_instances
+        speed_up_linears(self)
 
     @classmethod
     def from_config(cls, cfg):
@@ -240,7 +243,7 @@ class OneFormer(nn.Module):
             groups.setdefault(tuple(-(-side // unit) for side in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: Resize) -> dict:
+    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: MaskResizer) -> dict:
         """One task's result of one image, as `forward` returns it; see `postprocess.py` for the arguments."""
         if task == SEMANTIC:
             return {"sem_seg": semantic_segmentation(class_logits, mask_logits, resize)}

@@ -128,9 +128,7 @@ def test_equals_pycocotools_with_both_ground_truths(tmp_path):
     assert [derived[metric] for metric in METRICS] == expected  # to the last bit
 
     (tmp_path / "instances.json").write_text(json.dumps(truth))
-    given = evaluated(
-        InstanceEvaluator(register(tmp_path, json_file=str(tmp_path / "instances.json"))), found
-    )
+    given = evaluated(InstanceEvaluator(register(tmp_path, json_file=str(tmp_path / "instances.json"))), found)
     assert given == same(derived)
     per_category = [derived[f"AP-{category['name']}"] for category in THING_CATEGORIES]
     assert np.nanmean(per_category) == pytest.approx(derived["AP"], abs=1e-9)
@@ -140,9 +138,7 @@ def test_ground_truth_as_prediction_gives_100(tmp_path):
     scenes = [(ids, [s for s in segments if (ids == s["id"]).any()]) for ids, segments in big_scenes(8)[0]]
     write_data_set(tmp_path, scenes)
     result = evaluated(InstanceEvaluator(register(tmp_path)), [perfect(*scene) for scene in scenes])
-    assert {metric: result[metric] for metric in METRICS} == {
-        metric: pytest.approx(100) for metric in METRICS
-    }
+    assert {metric: result[metric] for metric in METRICS} == {metric: pytest.approx(100) for metric in METRICS}
 
 
 def test_nothing_found_is_0_and_nothing_to_find_is_nan(tmp_path):
@@ -172,9 +168,7 @@ def test_writes_results_only_when_asked(tmp_path):
     name, _, found = make(tmp_path / "data", 2)
     plain = evaluated(InstanceEvaluator(name, str(tmp_path / "out")), found)
     assert not (tmp_path / "out").exists()
-    assert evaluated(InstanceEvaluator(name, str(tmp_path / "out"), save_predictions=True), found) == same(
-        plain
-    )
+    assert evaluated(InstanceEvaluator(name, str(tmp_path / "out"), save_predictions=True), found) == same(plain)
     written = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
     assert written == results_of(found)
 
