@@ -143,6 +143,20 @@ def test_found_objects_of_several_pictures_are_not_mixed_up(kind, expected):
     assert [[v for v in np.unique(m) if v] for m in maps] == expected
 
 
+def test_formats_of_other_programs(demo, files):
+    model = ["--weights", str(files / "weights"), "--device", "cpu", "--threshold", "0.05"]
+    prompt = ["--prompt-image", str(files / "clip/00000.png"), "--prompt-mask", str(files / "mask.png")]
+    rest = ["--input", str(files / "clip/*.png"), "--output", str(files / "out"), "--format", "labelme"]
+    demo.main([*model, *prompt, *rest])
+    (segment,) = json.loads((files / "out/labelme/panoptic/00001.json").read_text())["shapes"]
+    labels = np.asarray(Image.open(files / "out/00001_labels.png"))
+    (x0, y0), (x1, y1) = segment["points"]
+    assert segment["label"] == "label 1" and labels[y0 : y1 + 1, x0 : x1 + 1].sum() == (labels == 1).sum()
+    document = json.loads((files / "out/panoptic.json").read_text())
+    areas = [sum(s["area"] for s in a["segments_info"]) for a in document["annotations"]]
+    assert areas[1] == (labels > 0).sum() and len(areas) == 3
+
+
 def test_clips_of_one_name_and_a_picture_that_cannot_be_read(demo, files, capsys):
     (files / "other").mkdir()
     (files / "other/clip").mkdir()
