@@ -76,6 +76,7 @@ def _add_episodes(cfg: CN) -> None:
     e.TRIES = 10                # other views or contexts before an episode is given up as empty
     # Colours nearer than this (sum over RGB) to each other or to black read as the same in a painting.
     e.COLOUR_DISTANCE = 60
+    e.KEEP_RECORDS = 0          # decoded records that each loader worker keeps; for small sets
     e.RANDOM_COLOURS = True     # False: a class's own fixed colour, for tuned prompts and for comparison
 
 

@@ -37,12 +37,8 @@ def metrics_table(results: Mapping[str, Mapping]) -> str:
         ValueError: there is no metric in `results`.
     """
     if any(isinstance(value, Mapping) and _is_flat(value) for value in results.values()):
-        return tabulate(
-            _rows(results), ["task", "over", "", "", ""], tablefmt="simple_outline", disable_numparse=True
-        )
-    tables = [
-        f"{name}\n{metrics_table(value)}" for name, value in results.items() if isinstance(value, Mapping)
-    ]
+        return tabulate(_rows(results), ["task", "over", "", "", ""], tablefmt="simple_outline", disable_numparse=True)
+    tables = [f"{name}\n{metrics_table(value)}" for name, value in results.items() if isinstance(value, Mapping)]
     if not tables:
         known = [key for key, _, _ in _BLOCKS]
         raise ValueError(f"no metrics to show: got keys {sorted(results)}, expected some of {known}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ class EpisodeMapper:
         colour_distance: int,
         random_colouring: bool = True,
         image_format: str = "RGB",
+        keep_records: int = 0,
     ):
         """See `seggpt.config` for what each value means and why it has its default."""
         self.canvas, self.patch, self.view = tuple(canvas), patch, view
@@ -75,6 +77,8 @@ class EpisodeMapper:
         self.max_labels, self.min_pixels, self.tries = max_labels, min_pixels, tries
         self.colour_distance, self.random_colouring = colour_distance, random_colouring
         self.image_format = image_format
+        self.keep_records = keep_records
+        self._kept: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         self.index: ContextIndex | None = None
 
     @classmethod
@@ -99,6 +103,7 @@ class EpisodeMapper:
             "colour_distance": e.COLOUR_DISTANCE,
             "random_colouring": e.RANDOM_COLOURS,
             "image_format": cfg.INPUT.FORMAT,
+            "keep_records": e.KEEP_RECORDS,
         }
 
     def use_records(self, records: Sequence[dict]) -> None:
@@ -140,7 +145,7 @@ class EpisodeMapper:
     def _draw_halves(self, rng, record: dict, by_instance: bool):
         """Two halves, (picture, label map) each, and the labels chosen among those that both show."""
         mixed = rng.random() < self.mix_prob
-        read = _Reader(self, by_instance)
+        read = partial(self._read, by_instance=by_instance, seen={})
         for _ in range(self.tries):
             same = by_instance or rng.random() < self.same_image_prob
             make = self._mixed_halves if mixed else self._plain_halves
@@ -171,6 +176,25 @@ class EpisodeMapper:
             box = random_box(rng, labels.shape, self.mix_scale, self.view.ratio)
             halves.append((resize_picture(picture, box, self.half), resize_labels(labels, box, self.half)))
         return halves
+
+    def _read(self, record: dict, *, by_instance: bool, seen: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Picture and label map; `seen` holds those of this episode, so that none is decoded twice."""
+        key = (record["file_name"], record["source"], by_instance)
+        if key in self._kept:
+            return self._kept[key]
+        kept = self._kept if len(self._kept) < self.keep_records else seen
+        if key not in kept:
+            image = read_image(record["file_name"], self.image_format)
+            source = self.sources[record["source"]]
+            labels = read_label_map(
+                record,
+                image.shape[:2],
+                by_instance=by_instance,
+                things_only=source.things_only,
+                ignore_label=source.ignore_label,
+            )
+            kept[key] = image, labels
+        return kept[key]
 
     def _common(self, first: np.ndarray, second: np.ndarray) -> list[int]:
         """Labels of at least `min_pixels` in each of two maps."""
@@ -206,29 +230,6 @@ class EpisodeMapper:
         table = np.zeros((top + 2, 3), np.uint8)  # the last is void's: black
         table[labels] = colours
         return table[maps]
-
-
-class _Reader:
-    """Pictures and label maps of records, each read once per episode."""
-
-    def __init__(self, mapper: EpisodeMapper, by_instance: bool):
-        self.mapper, self.by_instance = mapper, by_instance
-        self._read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def __call__(self, record: dict) -> tuple[np.ndarray, np.ndarray]:
-        name = record["file_name"]
-        if name not in self._read:
-            image = read_image(name, self.mapper.image_format)
-            source = self.mapper.sources[record["source"]]
-            labels = read_label_map(
-                record,
-                image.shape[:2],
-                by_instance=self.by_instance,
-                things_only=source.things_only,
-                ignore_label=source.ignore_label,
-            )
-            self._read[name] = image, labels
-        return self._read[name]
 
 
 def source_arguments(cfg) -> list[Source]:
