@@ -5,20 +5,17 @@ A label map is (H, W) int32: 0 background, VOID unlabelled (never in the loss), 
 
 Read, in this order of preference:
     pan_seg_file_name + segments_info   COCO panoptic PNG
-    annotations                         COCO instances: polygons or RLE; what none covers is background
-    sem_seg_file_name                   label PNG of class indices (classes, parts, vessels, ...)
+    annotations or mask_files           COCO instances or a mask file each; what none covers is background
+    sem_seg_file_name                   label PNG: of class indices, or of values that "label_classes" maps
     mask_file_name                      binary mask: not 0 = the record's "category_id" (default 0)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from detectron2.data import detection_utils
-from pycocotools import mask as coco_mask
 
-from segcore.data.images import read_panoptic_ids
+from segcore.data.images import read_label_png, read_panoptic_ids
+from segcore.data.layers import apply_label_classes, read_instances
 from segcore.data.segments import index_map
 
 VOID = -1
@@ -43,22 +40,22 @@ def read_label_map(
     """
     if "pan_seg_file_name" in record and "segments_info" in record:
         labels = _from_panoptic(record, by_instance, things_only)
-    elif "annotations" in record:
-        labels = _from_instances(record["annotations"], size, by_instance)
+    elif "annotations" in record or "mask_files" in record:
+        labels = _from_instances(record, size, by_instance)
     elif by_instance or things_only:
         raise ValueError(
             f"{record['file_name']} has no instances (only {_kinds(record)}); use it by category, with "
             "INPUT.EPISODES.INSTANCE_PROB 0 and THINGS_ONLY False"
         )
     elif "sem_seg_file_name" in record:
-        labels = _from_label_png(record["sem_seg_file_name"], ignore_label)
+        labels = _from_label_png(record, ignore_label)
     elif "mask_file_name" in record:
-        mask = _read_grey(record["mask_file_name"]) > 0
+        mask = read_label_png(record["mask_file_name"]) > 0
         labels = np.where(mask, record.get("category_id", 0) + 1, 0).astype(np.int32)
     else:
         raise ValueError(
             f"{record['file_name']} has no annotation; expected pan_seg_file_name with segments_info, "
-            "annotations, sem_seg_file_name or mask_file_name"
+            "annotations, mask_files, sem_seg_file_name or mask_file_name"
         )
     if labels.shape != tuple(size):
         raise ValueError(
@@ -74,6 +71,8 @@ def categories_of(record: dict, things_only: bool = False) -> set[int] | None:
         return {s["category_id"] for s in record["segments_info"] if s.get("isthing", True) or not things_only}
     if "annotations" in record:
         return {a["category_id"] for a in record["annotations"]}
+    if "mask_files" in record:
+        return {category for _, category in record["mask_files"]}
     if "mask_file_name" in record:
         return {record.get("category_id", 0)}
     return None
@@ -100,43 +99,19 @@ def _label_of(segment: dict, number: int, by_instance: bool, things_only: bool) 
     return VOID if segment.get("iscrowd") else number + 1
 
 
-def _from_instances(annotations: Sequence[dict], size: tuple[int, int], by_instance: bool) -> np.ndarray:
+def _from_instances(record: dict, size: tuple[int, int], by_instance: bool) -> np.ndarray:
     labels = np.zeros(size, np.int32)
+    instances = list(read_instances(record, size))
     # Crowds first: where a labelled object covers a crowd, the object counts.
-    for number in sorted(range(len(annotations)), key=lambda i: not annotations[i].get("iscrowd")):
-        annotation = annotations[number]
-        crowd = annotation.get("iscrowd")
-        label = (VOID if crowd else number + 1) if by_instance else annotation["category_id"] + 1
-        labels[_decode(annotation["segmentation"], size)] = label
+    for number in sorted(range(len(instances)), key=lambda i: not instances[i].iscrowd):
+        mask, category, crowd = instances[number]
+        labels[mask] = (VOID if crowd else number + 1) if by_instance else category + 1
     return labels
 
 
-def _decode(segmentation, size: tuple[int, int]) -> np.ndarray:
-    """Polygons, or RLE compressed or not, as a bool mask."""
-    if isinstance(segmentation, np.ndarray):
-        return segmentation.astype(bool)
-    if isinstance(segmentation, dict):
-        rle = segmentation
-        if isinstance(rle["counts"], list):
-            rle = coco_mask.frPyObjects(rle, *size)
-        return coco_mask.decode(rle).astype(bool)
-    return detection_utils.polygons_to_bitmask(segmentation, *size).astype(bool)
-
-
-def _from_label_png(path: str, ignore_label: int) -> np.ndarray:
-    labels = _read_grey(path).astype(np.int32)
+def _from_label_png(record: dict, ignore_label: int) -> np.ndarray:
+    labels = read_label_png(record["sem_seg_file_name"]).astype(np.int32)
+    if "label_classes" in record:
+        classes = apply_label_classes(labels, record)
+        return np.where(classes < 0, VOID, classes + 1)
     return np.where(labels == ignore_label, VOID, labels + 1)
-
-
-def _read_grey(path: str) -> np.ndarray:
-    """A picture of one channel, as it is stored."""
-    try:
-        with open(path, "rb") as file:
-            values = np.asarray(detection_utils.Image.open(file))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"label picture {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"cannot read the label picture {path}: {error}; the file is damaged, restore it") from error
-    if values.ndim != 2:
-        raise ValueError(f"{path} has shape {values.shape}; a label picture has one channel")
-    return values
