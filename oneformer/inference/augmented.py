@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segcore.data.images import read_image
 
 from ..data.augmentation import ResizeShortestEdge
-from ..modeling.postprocess import MaskResizer
+from ..modeling.mask_resize import MaskResizer
 from ..tasks import SEMANTIC, asked_tasks
 from .merging import QueryGroups
 
@@ -86,7 +86,7 @@ class TestTimeAugmentation(nn.Module):
         for predicted in self._predictions(image, tasks, output_size):
             for task, (class_logits, mask_logits) in predicted.items():
                 if task == SEMANTIC:
-                    one = self.model.postprocess(task, class_logits, mask_logits, _same)["sem_seg"]
+                    one = self.model.postprocess(task, class_logits, mask_logits, _same(mask_logits))["sem_seg"]
                     scores = one if scores is None else scores.add_(one)
                 elif task in groups:
                     groups[task].add(class_logits, mask_logits)
@@ -95,7 +95,8 @@ class TestTimeAugmentation(nn.Module):
         if scores is not None:
             result["sem_seg"] = scores / len(self.views)
         for task, group in groups.items():
-            result.update(self.model.postprocess(task, *group.merged(), _same))
+            class_logits, mask_logits = group.merged()
+            result.update(self.model.postprocess(task, class_logits, mask_logits, _same(mask_logits)))
         return result
 
     def _original(self, x: dict) -> np.ndarray:
@@ -123,6 +124,7 @@ class TestTimeAugmentation(nn.Module):
             yield dict(zip(tasks, zip(raw["pred_logits"], masks)))
 
 
-def _same(mask_logits: Tensor) -> Tensor:
-    """The masks have the size of the result already."""
-    return mask_logits
+def _same(mask_logits: Tensor) -> MaskResizer:
+    """For masks that have the size of the result already."""
+    size = tuple(mask_logits.shape[-2:])
+    return MaskResizer(size, size, size)

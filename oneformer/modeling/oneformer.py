@@ -25,8 +25,9 @@ from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
+from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import MaskResizer, Resize, instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
@@ -242,7 +243,7 @@ class OneFormer(nn.Module):
             groups.setdefault(tuple(-(-side // unit) for side in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: Resize) -> dict:
+    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: MaskResizer) -> dict:
         """One task's result of one image, as `forward` returns it; see `postprocess.py` for the arguments."""
         if task == SEMANTIC:
             return {"sem_seg": semantic_segmentation(class_logits, mask_logits, resize)}
