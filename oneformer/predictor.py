@@ -47,8 +47,8 @@ class OneFormerPredictor:
         """
         Args:
             cfg: Detectron2 config, or the path of one; None takes the config inside of the weights.
-            weights: portable `.safetensors`; with `cfg` also `.pth`, a Hugging Face folder, `hf:ORG/NAME`.
-                None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
+            weights: portable `.safetensors`, or `hf:ORG/NAME` of one; with `cfg` also `.pth`, a Hugging Face
+                folder, and its `hf:ORG/NAME`. None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
             device: "cpu", "cuda", ...; by default what the config says or the machine has.
             confidence: least score, 0..1, of an instance and of a panoptic segment. None: 0.5 for instances,
                 the config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments.
@@ -59,7 +59,7 @@ class OneFormerPredictor:
         """
         _check_confidence(confidence)
         loaded = build_loaded(cfg, weights, device, opts)
-        self.model = loaded.model
+        self.model, self._runner = loaded.model, loaded.runner
         self.classes: Classes = loaded.classes
         self.device = loaded.model.device
         self.weights, self.terms = loaded.weights, loaded.terms
@@ -105,7 +105,7 @@ class OneFormerPredictor:
             configured = self.model.object_threshold
             self.model.object_threshold = configured if confidence is None else confidence
             try:
-                return self.model(inputs)
+                return self._runner(inputs)
             finally:
                 self.model.object_threshold = configured
 
@@ -118,7 +118,7 @@ class OneFormerPredictor:
         image = np.ascontiguousarray(image)
         resized = self._resize.get_transform(image).apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "height": height, "width": width, "task": task}
+        return {"image": tensor, "original_image": image, "height": height, "width": width, "task": task}
 
     def _prediction(self, x: dict, output: dict, least: float) -> Prediction:
         return Prediction(

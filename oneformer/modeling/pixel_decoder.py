@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from segcore.ops import ms_deform_attn_fused
 
+from .layers import in_token_chunks
 from .position_encoding import sine_position_encoding
 
 
@@ -96,7 +97,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(x + position, x, reference, sizes)
-        x = self.norm1(x + self.dropout(attended))
+        return in_token_chunks(self._feed_forward, self.norm1(x + self.dropout(attended)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
         return self.norm2(x + self.dropout(hidden))
 

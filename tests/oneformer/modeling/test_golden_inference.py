@@ -20,6 +20,10 @@ CONFIGS = sorted(
     for path in (REPO / "configs" / folder).glob("oneformer_*.yaml")
 )
 GATE = 1e-3   # float32 noise of the official model is 6e-5
+# A mask logit of 1e-6 may lie on either side of 0, where attention starts. In these goldens, whose queries are the
+# same, one does: float64 gives -2.7e-6, the official float32 run took it for inside; which side we take depends on
+# the number of threads. Self-attention then spreads the difference over a tenth of the logits.
+KNIFE_EDGE = {("infer_ade20k_R50_fan", "semantic"), ("infer_coco_R50_fan", "semantic")}
 
 
 def official_name(ours: str, spec_dir) -> str:
@@ -93,7 +97,7 @@ def test_features(official):
 @torch.inference_mode()
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task(official, task):
-    """With the reference operator every logit is within the gate."""
+    """With the reference operator every logit is within the gate, but for the golden `KNIFE_EDGE`."""
     golden, model = official
     if f"{task}.pred_logits" not in golden:
         pytest.skip(f"this golden has no {task}")
@@ -101,6 +105,9 @@ def test_each_task(official, task):
     with use_backend("reference"):
         raw = model.predict_queries(batch)
         results = model(batch)
+    if (golden.name, task) in KNIFE_EDGE:
+        check_nearly(golden, task, raw)
+        return
     assert golden.max_difference(f"{task}.pred_logits", raw["pred_logits"]) < GATE
     assert golden.max_difference(f"{task}.pred_masks", raw["pred_masks"]) < GATE
     for i, result in enumerate(results):
@@ -110,13 +117,14 @@ def test_each_task(official, task):
 @torch.inference_mode()
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_with_the_default_operator(official, task):
-    """Within the gate, but for what one cell can change: a mask logit of 1e-6 may lie on the other side of 0,
-    where attention starts. In the R50 semantic golden one does: float64 gives -2.7e-6, the official float32 run
-    took it for inside; self-attention then spreads the difference over a tenth of the logits."""
+    """Within the gate, but for what one cell can change."""
     golden, model = official
     if f"{task}.pred_logits" not in golden:
         pytest.skip(f"this golden has no {task}")
-    raw = model.predict_queries(inputs(golden, task))
+    check_nearly(golden, task, model.predict_queries(inputs(golden, task)))
+
+
+def check_nearly(golden, task, raw):
     for key, tensor in raw.items():
         differences = golden.differences(f"{task}.{key}", tensor)
         outside = (differences >= GATE).mean()
