@@ -42,7 +42,6 @@ INSTALL_REQUIRES = [
     "pillow>=9.4",
     "opencv-python-headless>=4.8",
     "pycocotools>=2.0.7",
-    "faster-coco-eval>=1.6",
     # Configuration, registries, logs: what Detectron2 stands on and this package calls itself.
     "fvcore>=0.1.5.post20221221",
     "iopath>=0.1.9",
@@ -54,9 +53,14 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "test": ["pytest>=7.4", "ruff>=0.5", "transformers>=4.44", "scikit-image>=0.22"],
+    "test": ["pytest>=7.4", "ruff>=0.5", "transformers>=4.44", "scikit-image>=0.22",
+             "cityscapesscripts>=2.2", "supervision>=0.22", "playwright>=1.40"],
+    "cityscapes": ["cityscapesscripts>=2.2"],  # its own preparation and evaluation
     "hf": ["transformers>=4.44"],
     "demo": ["scikit-learn>=1.3"],   # its wheel carries the photograph that `make demo` shows
+    # demo/app.py. One major version: its components and their look change between them.
+    "web": ["gradio>=6.12,<7"],
+    "formats": ["supervision>=0.22"],  # segcore.formats.to_supervision; file formats need nothing
     "wandb": ["wandb>=0.16"],
     "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
@@ -170,6 +174,11 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
+    entry_points={
+        "console_scripts": ["oneformer = oneformer.commands:main", "seggpt = seggpt.commands:main"],
+        # What `seggpt predict --prompt-from` may name.
+        "seggpt.finders": ["oneformer = oneformer:OneFormerPredictor"],
+    },
     zip_safe=False,
     classifiers=[
         "Programming Language :: Python :: 3",

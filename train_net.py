@@ -9,27 +9,11 @@ torchrun --nproc-per-node 2 train_net.py --config-file CFG MODEL.DEVICE cpu
 
 from __future__ import annotations
 
-import importlib
 import sys
 
+from oneformer.commands.train import load_model as oneformer
 from segcore.engine import main
-
-
-def oneformer():
-    """Register OneFormer's parts; returns the function that declares its config keys."""
-    return _register("oneformer").add_oneformer_config
-
-
-def seggpt():
-    """Register SegGPT's parts; returns the function that declares its config keys."""
-    return _register("seggpt").add_seggpt_config
-
-
-def _register(package: str):
-    for part in ("data", "modeling"):
-        importlib.import_module(f"{package}.{part}")
-    return importlib.import_module(package)
-
+from seggpt.commands.train import load_model as seggpt
 
 if __name__ == "__main__":
     sys.exit(main({"OneFormer": oneformer, "SegGPT": seggpt}))

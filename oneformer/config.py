@@ -17,7 +17,7 @@ def add_oneformer_config(cfg: CN) -> None:
     """
     from segcore.data import register_builtin
 
-    from . import data, modeling  # noqa: F401  (their import registers)
+    from . import data, inference, modeling  # noqa: F401  (their import registers)
 
     register_builtin()
     add_segcore_config(cfg)
@@ -86,6 +86,7 @@ def _add_model(cfg: CN) -> None:
     test = cfg.MODEL.TEST = CN()
     test.OBJECT_MASK_THRESHOLD = 0.8
     test.OVERLAP_THRESHOLD = 0.8
+    test.WINDOW = CN({"SIZE": [], "OVERLAP": 0.25})   # [height, width]: look through windows of the input
     test.THINGS_ONLY_INSTANCES = True   # top-k of `cfg.TEST.DETECTIONS_PER_IMAGE`, then only things are kept
 
 

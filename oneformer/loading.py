@@ -17,11 +17,15 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint.hub import fetch_portable
+from segcore.checkpoint.reading import HUB_PREFIX
+from segcore.config import resolve_datasets
 from segcore.engine.setup import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
 from .config import add_oneformer_config
+from .inference import build_inference
 
 _BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
@@ -32,6 +36,7 @@ class Loaded:
 
     Attributes:
         model: on its device.
+        runner: what to call: the model, or as the config says through windows or with augmentation.
         classes: what it was trained to tell apart.
         min_size, max_size: shorter and longest side to which a test image is resized, pixels.
         channel_order: "RGB" or "BGR", of the model's input.
@@ -40,6 +45,7 @@ class Loaded:
     """
 
     model: nn.Module
+    runner: nn.Module
     classes: Classes
     min_size: int
     max_size: int
@@ -73,8 +79,8 @@ def build_loaded(
 
     Args:
         cfg: Detectron2 config or the path of its YAML; None takes the one inside of the portable `weights`.
-        weights: a portable file, or with `cfg` anything that `Checkpointer` reads; None takes the config's
-            MODEL.WEIGHTS, and without `cfg` the bundled weights.
+        weights: a portable file, or the `hf:ORG/NAME` of one that `push_to_hub` published; with `cfg` anything
+            that `Checkpointer` reads. None takes the config's MODEL.WEIGHTS, and without `cfg` the bundled weights.
         device: None takes the config's, and without `cfg` what the machine has.
         opts: KEY VALUE pairs for the config.
 
@@ -85,6 +91,8 @@ def build_loaded(
     terms = ""
     if cfg is None:
         path = os.fspath(weights) if weights is not None else bundled_weights()
+        if path.startswith(HUB_PREFIX):
+            path = fetch_portable(path)
         cfg, terms = build_portable_config(path)
     else:
         cfg = cfg.clone() if isinstance(cfg, CfgNode) else build_file_config(os.fspath(cfg))
@@ -98,11 +106,14 @@ def build_loaded(
     cfg.MODEL.TIMM.PRETRAINED = False  # the weights follow; nothing must be downloaded for them
     # An image's result must not depend on the others of its batch.
     cfg.MODEL.ONE_FORMER.BATCH_INVARIANT = True
-    classes = _classes(cfg.DATASETS.TEST, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    resolve_datasets(cfg)
+    names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else cfg.DATASETS.TEST
+    classes = _classes(names, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     model = build_model(cfg).eval()
     _load(model, path)
     return Loaded(
         model=model,
+        runner=build_inference(cfg, model),
         classes=classes,
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
@@ -139,6 +150,7 @@ def build_portable_config(path: str) -> tuple[CfgNode, str]:
     cfg.MODEL.DEVICE = machine_device  # not that of the machine that trained
     name = register_classes(metadata)
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
+    cfg.DATASETS.CUSTOM, cfg.DATASETS.CLASSES = [], ""
     return cfg, metadata["terms"]
 
 

@@ -9,6 +9,8 @@ against the tokenizer.
 
 from __future__ import annotations
 
+from itertools import chain
+
 PANOPTIC, INSTANCE, SEMANTIC = "panoptic", "instance", "semantic"
 TASKS = (PANOPTIC, INSTANCE, SEMANTIC)
 ALL = "all"
@@ -32,3 +34,19 @@ def expand_task(task: str) -> tuple[str, ...]:
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; choose one of {', '.join((*TASKS, ALL))}")
     return (task,)
+
+
+def asked_tasks(x: dict) -> tuple[str, ...]:
+    """The tasks of one input, each once.
+
+    Raises:
+        ValueError: if there is none, or one is unknown.
+    """
+    task = x.get("task")
+    if not task:
+        raise ValueError(
+            f"input {x.get('file_name', '')!r} says no 'task'; "
+            "give it one of panoptic, instance, semantic, all"
+        )
+    names = (task,) if isinstance(task, str) else task
+    return tuple(dict.fromkeys(chain.from_iterable(expand_task(name) for name in names)))

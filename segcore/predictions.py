@@ -154,6 +154,29 @@ class Prediction:
     instance: InstanceResult | None = None
     semantic: SemanticResult | None = None
 
+    @classmethod
+    def from_label_map(
+        cls, labels: np.ndarray, names: Mapping[int, str], colors: Mapping[int, tuple[int, int, int]]
+    ) -> Prediction:
+        """A label map as a panoptic result: each label is a class of its own, and one segment of it.
+
+        Args:
+            labels: (H, W) integers, 0 = nothing.
+            names, colors: of every label that may occur; a label is also its category id.
+
+        Raises:
+            ValueError: if a pixel has a label without a name.
+        """
+        numbers = sorted(names)
+        classes = Classes(
+            names=tuple(names[n] for n in numbers),
+            colors=tuple(colors[n] for n in numbers),
+            things=frozenset(range(len(numbers))),
+            category_ids=tuple(numbers),
+        )
+        class_of = {number: index for index, number in enumerate(numbers)}
+        return cls(labels.shape, classes, panoptic=PanopticResult.from_map(labels, class_of, classes))
+
 
 def shares(labels: np.ndarray, count: int) -> dict[int, float]:
     """Value -> part of the picture, largest first, of the values below `count` that occur in `labels`."""

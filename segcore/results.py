@@ -3,6 +3,7 @@
     FOLDER/panoptic.json, FOLDER/panoptic/NAME.png   COCO panoptic: id = R + 256 G + 65536 B
     FOLDER/instances.json                            COCO objects with RLE masks and scores
     FOLDER/semantic.json, FOLDER/semantic/NAME.png   class indices as 8-bit palette PNG, and the class list
+    FOLDER/FORMAT/TASK/NAME.*                        what else was asked for, see segcore/formats
 
 A file is there whole or not at all; the JSON files are written when the run ends.
 """
@@ -10,6 +11,7 @@ A file is there whole or not at all; the JSON files are written when the run end
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pycocotools import mask as rle
 from segcore.checkpoint.files import atomic_path
 from segcore.evaluation.ground_truth import write_panoptic_png
 from segcore.evaluation.results import write_json
+from segcore.formats import check_formats, write_formats
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult
 
 _LARGEST_PALETTE = 256
@@ -32,14 +35,19 @@ class ResultWriter:
     ...     writer.add("street", "photos/street.jpg", prediction)
     """
 
-    def __init__(self, folder: str | os.PathLike, classes: Classes) -> None:
+    def __init__(self, folder: str | os.PathLike, classes: Classes, formats: Sequence[str] = ()) -> None:
         """
         Args:
             folder: made when the first result is added.
             classes: of every prediction that will be added.
+            formats: keys of `segcore.formats.FORMATS`, written besides.
+
+        Raises:
+            ValueError: for an unknown format.
         """
         self.folder = Path(folder)
         self.classes = classes
+        self.formats = check_formats(formats)
         self._images: list[dict[str, Any]] = []
         self._panoptic: list[dict[str, Any]] = []
         self._instances: list[dict[str, Any]] = []
@@ -65,13 +73,14 @@ class ResultWriter:
             The files that were written.
 
         Raises:
-            ValueError: if `name` was used before.
+            ValueError: if `name` was used before, or a format cannot hold the classes.
         """
         if any(image["name"] == name for image in self._images):
             raise ValueError(f"the name {name!r} is taken by another picture of this run")
         height, width = prediction.size
         image_id = len(self._images) + 1
-        written = []
+        # First what may refuse the classes: nothing is remembered then.
+        written = write_formats(self.folder, name, file_name, prediction, self.formats)
         if prediction.panoptic is not None:
             self._tasks.add("panoptic")
             written.append(self._add_panoptic(name, image_id, prediction.panoptic))

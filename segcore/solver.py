@@ -130,7 +130,7 @@ def parameter_groups(model: nn.Module, settings: dict[str, tuple[float, float]])
 
 
 def _adamw(groups: list[dict], solver) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=solver.BASE_LR)
+    return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=True)
 
 
 def _sgd(groups: list[dict], solver) -> torch.optim.Optimizer:

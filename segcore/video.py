@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import numpy as np
 
 VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 _USUAL_FPS = 25.0  # of a source that does not say, as many cameras
-_CODEC = "mp4v"  # in every OpenCV wheel
+_CODECS = {".mp4": "mp4v", ".webm": "VP80"}  # in every OpenCV wheel; browsers play the second
 
 
 class VideoSource:
@@ -52,14 +53,21 @@ class VideoSource:
         self.count = count if count > 0 and not isinstance(source, int) else None
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) uint8 RGB frames, once; the source is released after the last."""
-        frame = self._first
+        """(H, W, 3) uint8 RGB frames, once; ends at the first that cannot be had and releases the source."""
         try:
-            while frame is not None:
-                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                frame = self._capture.read()[1]
+            yield from takewhile(lambda frame: frame is not None, self.attempts())
         finally:
             self.close()
+
+    def attempts(self) -> Iterator[np.ndarray | None]:
+        """Every try to get the next frame, without end: None where there is none.
+
+        Inside of a file that is a frame which cannot be decoded; later ones may follow.
+        """
+        frame, self._first = self._first, None
+        while True:
+            yield None if frame is None else cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            frame = self._capture.read()[1]
 
     def close(self) -> None:
         """Release the file or camera; harmless when repeated."""
@@ -67,14 +75,25 @@ class VideoSource:
 
 
 class VideoWriter:
-    """An .mp4 that appears when it is complete: `close` gives it its name, an error leaves nothing.
+    """An .mp4 or .webm that appears when it is complete: `close` gives it its name, an error leaves nothing.
 
     >>> with VideoWriter("out.mp4", fps=25) as video:
     ...     video.add(frame)          # (H, W, 3) uint8 RGB, all of one size
     """
 
     def __init__(self, path: str | os.PathLike, fps: float) -> None:
+        """
+        Args:
+            path: ends in .mp4 or .webm.
+            fps: frames per second.
+
+        Raises:
+            ValueError: for another extension.
+        """
         self.path = Path(path)
+        self._suffix = self.path.suffix.lower()
+        if self._suffix not in _CODECS:
+            raise ValueError(f"a video is written as {' or '.join(_CODECS)}, got {self.path.name}")
         self.fps = fps
         self._writer: cv2.VideoWriter | None = None
         self._temporary: str | None = None
@@ -123,16 +142,16 @@ class VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # OpenCV chooses the container by the extension, so the temporary name ends in it too.
         handle, self._temporary = tempfile.mkstemp(
-            prefix=f".{self.path.stem}.", suffix=".mp4", dir=self.path.parent
+            prefix=f".{self.path.stem}.", suffix=self._suffix, dir=self.path.parent
         )
         os.close(handle)
         os.chmod(self._temporary, 0o644)
-        self._writer = cv2.VideoWriter(self._temporary, cv2.VideoWriter_fourcc(*_CODEC), self.fps, size)
+        self._writer = cv2.VideoWriter(self._temporary, cv2.VideoWriter_fourcc(*_CODECS[self._suffix]), self.fps, size)
         self._size = size
         if not self._writer.isOpened():
             self._discard()
             raise OSError(
-                f"this OpenCV cannot write {self.path} ({_CODEC}, {size[0]}x{size[1]}, {self.fps:g} fps)"
+                f"this OpenCV cannot write {self.path} ({_CODECS[self._suffix]}, {size[0]}x{size[1]}, {self.fps:g} fps)"
             )
 
     def _discard(self) -> None:

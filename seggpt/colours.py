@@ -5,6 +5,7 @@ A prompt paints each label in one colour on black; a painted answer is read by t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -47,6 +48,12 @@ def palette(count: int) -> np.ndarray:
     return _spread()[:count].copy()
 
 
+def repeated_palette(count: int) -> np.ndarray:
+    """`count` colours to show labels that are painted apart: they repeat where the palette ends."""
+    colours = palette(min(count, MAX_LABELS))
+    return colours[np.arange(count) % len(colours)]
+
+
 def check_distinct(colours: np.ndarray) -> None:
     """Raise ValueError if two of (n, 3) colours, or one and black, are too close to be told apart."""
     if len(colours) > MAX_LABELS:
@@ -71,6 +78,16 @@ def paint_labels(label_map: np.ndarray, labels: np.ndarray, colours: np.ndarray)
     index = order[position]
     known = labels[index] == label_map
     return np.where(known[..., None], colours[index], 0).astype(np.uint8)
+
+
+def paint_targets(
+    label_maps: Sequence[np.ndarray], labels: np.ndarray, colours: np.ndarray, separate: bool
+) -> np.ndarray:
+    """K maps (h, w) -> (P, K, h, w, 3) uint8: all labels in their colours (P 1), or each alone in white."""
+    if not separate:
+        return np.stack([paint_labels(m, labels, colours) for m in label_maps])[None]
+    maps = np.stack(list(label_maps))
+    return np.stack([np.repeat((maps == label)[..., None] * np.uint8(255), 3, -1) for label in labels])
 
 
 def read_painting(painting: Tensor, colours: Tensor) -> Tensor:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segcore.checkpoint.files import atomic_path
 from seggpt.colours import davis_palette
 
 
 def save_label_map(path: str | os.PathLike, label_map: np.ndarray) -> None:
-    """Write (H, W) labels as a PNG: palette in DAVIS's colours up to label 255, else 16-bit grey.
+    """Write (H, W) labels as a PNG, whole or not at all: palette in DAVIS's colours up to label 255, else 16-bit grey.
 
     Raises:
         ValueError: for labels outside of 0..65535.
@@ -22,12 +22,11 @@ def save_label_map(path: str | os.PathLike, label_map: np.ndarray) -> None:
     top = int(label_map.max(initial=0))
     if label_map.min(initial=0) < 0 or top > 65535:
         raise ValueError(f"a PNG holds labels 0 to 65535; got up to {top}")
-    if top > 255:
-        Image.fromarray(label_map.astype(np.uint16)).save(path)
-        return
-    picture = Image.fromarray(label_map.astype(np.uint8), mode="P")
-    picture.putpalette(davis_palette())
-    picture.save(path)
+    picture = Image.fromarray(label_map.astype(np.uint16 if top > 255 else np.uint8))
+    if top <= 255:
+        picture.putpalette(davis_palette())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def label_colours(labels: Sequence[int]) -> np.ndarray:
@@ -86,37 +85,3 @@ def _row(cells: Sequence[tuple[str, np.ndarray]], height: int) -> np.ndarray:
         ImageDraw.Draw(cell).text((margin, 2), text, fill="black", font=ImageFont.load_default())
         parts.append(np.asarray(cell))
     return np.concatenate(parts, 1)
-
-
-class VideoWriter:
-    """Overlay frames to a video file; use as a context manager."""
-
-    def __init__(self, path: str | os.PathLike, fps: float):
-        self.path, self.fps = Path(path), fps
-        self._writer, self._size = None, None
-
-    def write(self, image: np.ndarray) -> None:
-        """Add one (H, W, 3) RGB frame.
-
-        Raises:
-            ValueError: if its size is not the first frame's.
-            OSError: if the file cannot be written.
-        """
-        size = (image.shape[1], image.shape[0])
-        if self._writer is None:
-            self._size = size
-            self._writer = cv2.VideoWriter(str(self.path), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, size)
-            if not self._writer.isOpened():
-                raise OSError(f"cannot write the video {str(self.path)!r}")
-        if size != self._size:
-            raise ValueError(
-                f"a frame of {size[0]}x{size[1]} pixels in a clip of {self._size[0]}x{self._size[1]}"
-            )
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._writer is not None:
-            self._writer.release()

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from segcore.inputs import IMAGE_EXTENSIONS
+from segcore.video import VideoSource
 from seggpt.pictures import read_picture
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 _GIVE_UP = 10  # frames in a row that cannot be had: the rest of the clip is lost, or the camera gone
+_FOLDER_FPS = 24.0  # of DAVIS, whose clips are folders
 _log = logging.getLogger(__name__)
 
 
@@ -41,23 +42,35 @@ class Clip:
 
     Attributes:
         source: as the user gave it.
-        fps: frames per second; 24 where the source does not say.
+        fps: frames per second.
         length: number of frames, or None for a camera.
+        skip: leave out frames that cannot be read, or have another size than the first.
         skipped: what was left out so far, one sentence each.
     """
 
     source: str
     fps: float
     length: int | None
+    skip: bool
+    _frames: Callable[[Clip], Iterator[Frame]]
     skipped: list[str] = field(default_factory=list)
-    _frames: Callable[[Clip], Iterator[Frame]] = None
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames(self)
+        size = None
+        for frame in self._frames(self):
+            size = size or frame.pixels.shape[:2]
+            if frame.pixels.shape[:2] == size:
+                yield frame
+                continue
+            height, width = frame.pixels.shape[:2]
+            self.fail(
+                f"frame {frame.index} of {self.source} ({frame.name}) has {width}x{height} pixels, the "
+                f"frames before it {size[1]}x{size[0]}"
+            )
 
-    def fail(self, message: str, skip: bool, cause: Exception | None = None) -> None:
+    def fail(self, message: str, cause: Exception | None = None) -> None:
         """Raise FrameError, or note the frame and go on."""
-        if not skip:
+        if not self.skip:
             raise FrameError(f"{message}; restore it, or ask to leave such frames out") from cause
         self.skipped.append(message)
         _log.warning("%s; it is left out", message)
@@ -75,86 +88,60 @@ def open_clip(source: str | os.PathLike | int, *, on_error: str = "stop") -> Cli
     if on_error not in ("stop", "skip"):
         raise ValueError(f"on_error must be 'stop' or 'skip'; got {on_error!r}")
     skip = on_error == "skip"
-    if isinstance(source, int):
-        return _open_camera(source, skip)
-    path = Path(source)
-    if path.is_dir():
+    path = Path(source) if not isinstance(source, int) else None
+    if path is not None and path.is_dir():
         return _open_folder(path, skip)
-    if not path.is_file():
+    if path is not None and not path.is_file():
         raise FileNotFoundError(
             f"there is no clip {str(path)!r}; give a folder of pictures, a video file or a camera"
         )
-    return _open_video(path, skip)
-
-
-def is_clip(path: str | os.PathLike) -> bool:
-    """Whether a path is a folder or has a video file's extension."""
-    return os.path.isdir(path) or Path(path).suffix.lower() in VIDEOS
+    return _open_video(source if path is None else str(path), skip)
 
 
 def _open_folder(path: Path, skip: bool) -> Clip:
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES)
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in IMAGE_EXTENSIONS and f.name[0] != ".")
     if not files:
-        raise ValueError(f"the folder {str(path)!r} has no pictures ({', '.join(PICTURES)})")
+        raise ValueError(f"the folder {str(path)!r} has no pictures ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+    stem, count = Counter(f.stem for f in files).most_common(1)[0]
+    if count > 1:
+        raise ValueError(
+            f"the folder {str(path)!r} has {count} pictures named {stem!r}, which are no frames of one clip; "
+            "keep masks in a folder of their own"
+        )
 
     def frames(clip: Clip) -> Iterator[Frame]:
         for index, file in enumerate(files):
             try:
                 pixels = read_picture(file)
             except ValueError as error:
-                clip.fail(f"frame {index} of {path} ({file.name}): {error}", skip, error)
+                clip.fail(f"frame {index} of {path} ({file.name}): {error}", error)
                 continue
             yield Frame(index, file.stem, pixels)
 
-    return Clip(str(path), 24.0, len(files), _frames=frames)
+    return Clip(str(path), _FOLDER_FPS, len(files), skip, frames)
 
 
-def _open_video(path: Path, skip: bool) -> Clip:
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise ValueError(f"cannot open the video {str(path)!r}: it is damaged or of an unknown format")
-    length = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    fps = capture.get(cv2.CAP_PROP_FPS) or 24.0
+def _open_video(source: str | int, skip: bool) -> Clip:
+    video = VideoSource(source)
+    name = f"camera {source}" if isinstance(source, int) else source
 
     def frames(clip: Clip) -> Iterator[Frame]:
-        index, missed = 0, 0
+        missed = 0
         try:
-            while missed < _GIVE_UP:
-                found, pixels = capture.read()
-                if found:
+            for index, pixels in enumerate(video.attempts()):
+                if pixels is not None:
                     missed = 0
-                    yield Frame(index, f"{index:05d}", cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-                elif index >= length - 1:
+                    yield Frame(index, f"{index:05d}", pixels)
+                    continue
+                if not isinstance(source, int) and index >= (video.count or 0) - 1:
                     return  # headers may promise one frame too many, or not tell the number
-                else:
-                    missed += 1
-                    clip.fail(f"frame {index} of {length} of {path} cannot be decoded", skip)
-                index += 1
+                missed += 1
+                total = f" of {video.count}" if video.count else ""
+                clip.fail(f"frame {index}{total} of {name} cannot be decoded")
+                if missed == _GIVE_UP:
+                    clip.fail(f"what follows frame {index} of {name} cannot be decoded either")
+                    return
         finally:
-            capture.release()
+            video.close()
 
-    return Clip(str(path), fps, length, _frames=frames)
-
-
-def _open_camera(number: int, skip: bool) -> Clip:
-    capture = cv2.VideoCapture(number)
-    if not capture.isOpened():
-        raise ValueError(f"cannot open camera {number}; is it connected and free?")
-    fps = capture.get(cv2.CAP_PROP_FPS) or 24.0
-
-    def frames(clip: Clip) -> Iterator[Frame]:
-        index, missed = 0, 0
-        try:
-            while missed < _GIVE_UP:  # a camera that was unplugged delivers nothing any more
-                found, pixels = capture.read()
-                if found:
-                    missed = 0
-                    yield Frame(index, f"{index:05d}", cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-                else:
-                    missed += 1
-                    clip.fail(f"frame {index} of camera {number} was not delivered", skip)
-                index += 1
-        finally:
-            capture.release()
-
-    return Clip(f"camera {number}", fps, None, _frames=frames)
+    return Clip(name, video.fps, video.count, skip, frames)

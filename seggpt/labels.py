@@ -21,6 +21,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from seggpt.colours import MAX_LABELS, check_distinct
+from seggpt.pictures import check_picture
 
 VOID = 255
 
@@ -66,6 +67,23 @@ def read_mask(mask: Any, size: tuple[int, int], kind: str, name: str = "mask") -
     if not labels.any():
         raise ValueError(f"{name} is empty: no pixel is marked, so there is nothing to learn from it")
     return labels
+
+
+def check_pairs(images: Any, masks: Any) -> tuple[list[np.ndarray], list[Any]]:
+    """Prompt images and their masks, one or a list of each, as two lists of one length.
+
+    Raises:
+        TypeError, ValueError: if there are none or not as many masks as images, or an image is none.
+    """
+    if not isinstance(images, (list, tuple)):
+        images, masks = [images], [masks]
+    elif not isinstance(masks, (list, tuple)):
+        raise TypeError(f"a list of images needs a list of masks; got a {type(masks).__name__}")
+    if not images:
+        raise ValueError("there is no prompt: give at least one image and its mask")
+    if len(images) != len(masks):
+        raise ValueError(f"{len(images)} prompt images but {len(masks)} masks; give one mask per image")
+    return [check_picture(image, f"prompt image {i}") for i, image in enumerate(images)], list(masks)
 
 
 def unify(masks: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:

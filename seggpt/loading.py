@@ -50,6 +50,7 @@ def build_loaded(
     cfg: CfgNode | str | os.PathLike | None = None,
     weights: str | os.PathLike | None = None,
     device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> SegGPT:
     """Build a SegGPT and load its weights.
 
@@ -59,6 +60,7 @@ def build_loaded(
         weights: portable `.safetensors`, a released `.pth`, a Hugging Face folder or `hf:ORG/NAME` (this one
             with the released ViT-L's config unless `cfg` says otherwise); None takes `cfg.MODEL.WEIGHTS`.
         device: by default the GPU where there is one.
+        dtype: of the weights and of what is computed with them: float32 (default), bfloat16 or float16.
 
     Raises:
         FileNotFoundError, OSError: if a file is not there.
@@ -77,7 +79,7 @@ def build_loaded(
     model = SegGPT(**arguments)
     load_weights(model, weights)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device, dtype).eval().requires_grad_(False)
 
 
 def _own_arguments(weights: str) -> dict:

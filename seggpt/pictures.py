@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+
+from segcore.data.photo import open_upright
 
 FITS = ("squash", "pad")
+_LOSSY = (".jpg", ".jpeg", ".jfif")
 _PADDING = (124, 116, 104)  # ImageNet's mean colour: zero once normalised
 
 
@@ -23,7 +26,7 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError: if there is none.
         ValueError: if it cannot be read, or is grey or has transparency.
     """
-    picture = _open(path)
+    picture = open_upright(path)
     if picture.mode != "RGB":
         raise ValueError(
             f"{path} is a {_describe(picture.mode)} picture ({picture.mode}); the network takes RGB: "
@@ -36,26 +39,17 @@ def read_mask_file(path: str | os.PathLike) -> np.ndarray:
     """A mask file as it is: bool, integer (palette indices, grey levels) or RGB.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_picture`; transparency is refused.
+        FileNotFoundError, ValueError: as `read_picture`; transparency and JPEG are refused.
     """
-    picture = _open(path)
+    if os.fspath(path).lower().endswith(_LOSSY):
+        raise ValueError(f"{path} is a JPEG, which smears labels into their neighbours; keep masks as PNG")
+    picture = open_upright(path)
     if picture.mode not in ("1", "L", "P", "I", "I;16", "RGB"):
         raise ValueError(
             f"{path} is a {_describe(picture.mode)} picture ({picture.mode}); a mask file is a binary, "
             "grey, palette or RGB picture without transparency"
         )
     return np.asarray(picture)
-
-
-def _open(path: str | os.PathLike) -> Image.Image:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ValueError(f"cannot read the picture {os.fspath(path)!r}: {error}") from error
-    return ImageOps.exif_transpose(picture)
 
 
 def _describe(mode: str) -> str:
@@ -151,7 +145,7 @@ def grid_of(pictures: list[np.ndarray], size: tuple[int, int], resample) -> np.n
     n = int(np.ceil(len(pictures) ** 0.5))
     cells = [pictures[i % len(pictures)] for i in range(n * n)]
     rows = [np.concatenate(cells[i : i + n], 1) for i in range(0, n * n, n)]
-    return np.asarray(Image.fromarray(np.concatenate(rows)).resize(size[::-1], resample))
+    return np.array(Image.fromarray(np.concatenate(rows)).resize(size[::-1], resample))
 
 
 def windows(size: tuple[int, int], tile: int, overlap: float) -> Iterator[tuple[slice, slice]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from seggpt import colours as colour_tools
 from seggpt import pictures
-from seggpt.labels import check_count, read_mask, unify
+from seggpt.labels import check_count, check_pairs, read_mask, unify
 from seggpt.loading import build_loaded
 from seggpt.modeling import SegGPT
 from seggpt.modeling.in_context import encode_prompts, paint
@@ -56,21 +56,22 @@ class SegGPTPredictor:
         weights: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         *,
+        dtype: torch.dtype | None = None,
         model: SegGPT | None = None,
         batch_size: int = 4,
         targets_at_once: int = 8,
     ):
         """
         Args:
-            cfg, weights, device: see `seggpt.loading.build_loaded`.
-            model: a built model instead of the three.
+            cfg, weights, device, dtype: see `seggpt.loading.build_loaded`.
+            model: a built model instead of the four.
             batch_size: pictures (or tiles) that go through the network together.
             targets_at_once: targets of one picture that do, where each label has its own.
 
         Raises:
             FileNotFoundError, OSError, ValueError: see `seggpt.loading.build_loaded`.
         """
-        self.model = (model if model is not None else build_loaded(cfg, weights, device)).eval()
+        self.model = (model if model is not None else build_loaded(cfg, weights, device, dtype)).eval()
         self.size = (self.model.img_size[0] // 2, self.model.img_size[1])
         self.batch_size = batch_size
         self.targets_at_once = targets_at_once
@@ -107,7 +108,7 @@ class SegGPTPredictor:
         _check_choice("type", type, TYPES)
         _check_choice("ensemble", ensemble, ENSEMBLES)
         _check_choice("fit", fit, pictures.FITS)
-        images, masks = _as_pairs(images, masks)
+        images, masks = check_pairs(images, masks)
         maps, labels, painted = unify(
             [
                 read_mask(mask, image.shape[:2], type, f"mask {i}")
@@ -115,15 +116,10 @@ class SegGPTPredictor:
             ]
         )
         check_count(len(labels), separate)
-        colours = painted if painted is not None else _colours(len(labels))
+        colours = painted if painted is not None else colour_tools.repeated_palette(len(labels))
         fitted = [pictures.fit_picture(image, self.size, fit) for image in images]
         label_maps = [pictures.fit_labels(m, self.size, fit) for m in maps]
-        for i, label_map in enumerate(label_maps):
-            if not label_map.any():
-                raise ValueError(
-                    f"mask {i} vanishes when its image is resized to {self.size[1]}x{self.size[0]}: "
-                    "its objects are too small; crop the image around them"
-                )
+        _check_survivors(label_maps, labels, self.size)
         covered = [f.covered for f in fitted]
         return self.encode_canvases(
             [f.pixels for f in fitted],
@@ -149,7 +145,7 @@ class SegGPTPredictor:
         covered: Sequence[tuple[int, int]] | None = None,
     ) -> Prompts:
         """The same for pictures (h, w, 3) and label maps (h, w) that already have the canvas's size."""
-        targets = _targets(label_maps, labels, colours, separate)
+        targets = colour_tools.paint_targets(label_maps, labels, colours, separate)
         images = np.stack(list(images))
         if ensemble == "spatial" and len(images) > 1:
             images = pictures.grid_of(list(images), self.size, Image.Resampling.BICUBIC)[None]
@@ -256,7 +252,7 @@ class SegGPTPredictor:
 
     @torch.inference_mode()
     def _paint(self, images: Sequence[np.ndarray], prompts: Prompts, fit: str) -> list[Tensor]:
-        """Each image's painting (P, 3, H, W), RGB 0..255, at its own size."""
+        """Each image's painting (P, 3, H, W) at its own size, RGB 0..255; (P, 1, H, W) grey of separate labels."""
         fitted = [pictures.fit_picture(image, self.size, fit) for image in images]
         out = paint(
             self.model,
@@ -266,6 +262,8 @@ class SegGPTPredictor:
             targets_at_once=self.targets_at_once,
         )
         rgb = self.model.denormalize(out)
+        if prompts.separate:  # white on black; a third of the memory at the picture's size
+            rgb = rgb.mean(2, keepdim=True)
         return [
             F.interpolate(
                 p[..., : f.covered[0], : f.covered[1]],
@@ -281,7 +279,8 @@ class SegGPTPredictor:
         self, image: np.ndarray, prompts: Prompts, fit: str, tile: int, overlap: float
     ) -> Tensor:
         places = list(pictures.windows(image.shape[:2], tile, overlap))
-        total = torch.zeros(len(prompts.targets), 3, *image.shape[:2], device=self.model.device)
+        channels = 1 if prompts.separate else 3
+        total = torch.zeros(len(prompts.targets), channels, *image.shape[:2], device=self.model.device)
         weight = torch.zeros(image.shape[:2], device=self.model.device)
         for start in range(0, len(places), self.batch_size):
             part = places[start : start + self.batch_size]
@@ -292,11 +291,11 @@ class SegGPTPredictor:
         return total / weight
 
     def _read(self, painting: Tensor, prompts: Prompts, threshold: float) -> Prediction:
-        """(P, 3, H, W) RGB 0..255 -> the prediction."""
+        """What `_paint` made of one image -> the prediction."""
         colours = torch.from_numpy(prompts.colours).to(painting.device)
         labels = torch.from_numpy(prompts.labels).to(painting.device)
         if prompts.separate:
-            scores = painting.mean(1) / 255  # white on black: the intensity
+            scores = painting[:, 0] / 255
             best, index = scores.max(0)
             painting = colours[index].movedim(-1, 0) * best
         else:
@@ -321,34 +320,17 @@ class SegGPTPredictor:
         return torch.from_numpy(np.stack(tokens)).to(self.model.device)
 
 
-def _targets(
-    label_maps: Sequence[np.ndarray], labels: np.ndarray, colours: np.ndarray, separate: bool
-) -> np.ndarray:
-    """(P, K, h, w, 3) uint8: all labels in their colours, or each alone in white."""
-    if not separate:
-        return np.stack([colour_tools.paint_labels(m, labels, colours) for m in label_maps])[None]
-    maps = np.stack(list(label_maps))
-    return np.stack([np.repeat((maps == label)[..., None] * np.uint8(255), 3, -1) for label in labels])
-
-
-def _colours(count: int) -> np.ndarray:
-    """One colour per label; they repeat beyond what a painting tells apart (one target per label)."""
-    base = colour_tools.palette(min(count, colour_tools.MAX_LABELS))
-    return base[np.arange(count) % len(base)]
-
-
-def _as_pairs(images: Any, masks: Any) -> tuple[list[np.ndarray], list[Any]]:
-    if not isinstance(images, (list, tuple)):
-        images, masks = [images], [masks]
-    elif not isinstance(masks, (list, tuple)):
-        raise TypeError(f"a list of images needs a list of masks; got a {type(masks).__name__}")
-    if not images:
-        raise ValueError("there is no prompt: give at least one image and its mask")
-    if len(images) != len(masks):
-        raise ValueError(f"{len(images)} prompt images but {len(masks)} masks; give one mask per image")
-    return [pictures.check_picture(image, f"prompt image {i}") for i, image in enumerate(images)], list(masks)
-
-
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
+def _check_survivors(label_maps: Sequence[np.ndarray], labels: np.ndarray, size: tuple[int, int]) -> None:
+    """Raise ValueError for a mask, or a label of all masks, that resizing has left no pixel of."""
+    remedy = f"when resized to {size[1]}x{size[0]}: its objects are too small; crop the image around them"
+    for i, label_map in enumerate(label_maps):
+        if not label_map.any():
+            raise ValueError(f"mask {i} vanishes {remedy}")
+    lost = set(labels.tolist()) - {int(v) for m in label_maps for v in np.unique(m)}
+    if lost:
+        raise ValueError(f"label {min(lost)} of the masks vanishes {remedy}, or remove it from the mask")

@@ -51,6 +51,28 @@ class Prompts:
     features: PromptFeatures
     fingerprint: str
 
+    def label_maps(self) -> list[np.ndarray]:
+        """(h, w) int32 labels of each prompt, read back from its painting, which is exact."""
+        maps = []
+        for k in range(len(self.images)):
+            labels = np.zeros(self.images.shape[1:3], np.int32)
+            for i, label in enumerate(self.labels):
+                painted = self.targets[i if self.separate else 0, k]
+                colour = 255 if self.separate else self.colours[i]
+                labels[(painted == colour).all(-1)] = label
+            maps.append(labels)
+        return maps
+
+    def covered(self) -> list[tuple[int, int]]:
+        """(height, width) of each canvas from its top left that is not padding, in whole patches."""
+        size, padding = self.images.shape[1:3], self.features.padding
+        if padding is None:
+            return [size] * len(self.images)
+        grid = (self.features.tables.height // 2, self.features.tables.width)
+        seen = ~padding[0].cpu().numpy().reshape(-1, *grid)
+        patch = size[0] // grid[0]
+        return [(int(s.any(1).sum()) * patch, int(s.any(0).sum()) * patch) for s in seen]
+
     def save(self, path: str | os.PathLike) -> None:
         """Write one `.safetensors` file, whole or not at all; `SegGPTPredictor.load_prompts` reads it."""
         if not os.fspath(path).endswith(".safetensors"):

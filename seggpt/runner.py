@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from seggpt.drawing import VideoWriter, joint_picture, overlay, save_label_map
+from segcore.results import write_picture
+from segcore.video import VideoWriter
+from seggpt.drawing import joint_picture, overlay, save_label_map
 from seggpt.frames import Clip
 from seggpt.pictures import read_picture
-from seggpt.predictor import SegGPTPredictor
+from seggpt.predictor import Prediction, SegGPTPredictor
 from seggpt.prompts import Prompts
 from seggpt.video import VideoResult, VideoSegmenter
 
@@ -23,47 +24,59 @@ Shown = tuple[np.ndarray, np.ndarray]  # a picture and its label map
 _SHOWN = 4  # results that the joint picture has
 
 
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """What a run did: results written, sentences about what was left out, and pictures to show."""
 
-    written: int
-    skipped: list[str]
-    shown: list[Shown]
+    written: int = 0
+    skipped: list[str] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
 
 
 def segment_pictures(
     predictor: SegGPTPredictor,
     prompts: Prompts,
-    files: Sequence[str],
+    files: Sequence[tuple[str, str]],
     output: str | os.PathLike,
+    *,
+    skip: bool = False,
     **options: Any,
 ) -> Report:
-    """Segment picture files; write STEM_labels.png, STEM_painting.png and STEM_overlay.jpg for each.
+    """Segment picture files; write NAME_labels.png, NAME_painting.png and NAME_overlay.jpg for each.
 
     Args:
+        files: (path, NAME) of each.
+        skip: leave out what cannot be read, instead of ending there.
         options: for `SegGPTPredictor.batch`.
 
     Raises:
-        FileNotFoundError, ValueError: at the first file that cannot be read.
+        FileNotFoundError, ValueError: at the first file that cannot be read, unless they are left out.
     """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    stems, shown, step = _unique_stems(files), [], predictor.batch_size
+    report, step = Report(), predictor.batch_size
     with tqdm(total=len(files), unit="picture", disable=None) as bar:
         for start in range(0, len(files), step):
-            images = [read_picture(file) for file in files[start : start + step]]
-            found = predictor.batch(images, prompts, **options)
-            for stem, image, prediction in zip(stems[start : start + step], images, found):
-                save_label_map(output / f"{stem}_labels.png", prediction.label_map)
-                Image.fromarray(prediction.painting).save(output / f"{stem}_painting.png")
-                Image.fromarray(overlay(image, prediction.label_map)).save(
-                    output / f"{stem}_overlay.jpg", quality=92
-                )
-                if len(shown) < _SHOWN:
-                    shown.append((image, prediction.label_map))
-                bar.update()
-    return Report(len(files), [], shown)
+            images = {}
+            for path, name in files[start : start + step]:
+                try:
+                    images[name] = read_picture(path)
+                except (ValueError, FileNotFoundError) as error:
+                    if not skip:
+                        raise
+                    report.skipped.append(str(error))
+            found = predictor.batch(list(images.values()), prompts, **options)
+            for (name, image), prediction in zip(images.items(), found):
+                _write_picture(Path(output) / name, image, prediction)
+                report.written += 1
+                if len(report.shown) < _SHOWN:
+                    report.shown.append((image, prediction.label_map))
+            bar.update(len(files[start : start + step]))
+    return report
+
+
+def _write_picture(base: Path, image: np.ndarray, prediction: Prediction) -> None:
+    save_label_map(f"{base}_labels.png", prediction.label_map)
+    write_picture(f"{base}_painting.png", prediction.painting)
+    write_picture(f"{base}_overlay.jpg", overlay(image, prediction.label_map))
 
 
 def segment_clip(
@@ -72,42 +85,46 @@ def segment_clip(
     output: str | os.PathLike,
     *,
     prompts: Prompts | None = None,
-    first_mask: Any = None,
+    first_mask: Any | Callable[[np.ndarray], Any] = None,
     type: str = "instance",
 ) -> Report:
     """Segment a clip while it is read; write masks/NAME.png for each frame and overlay.mp4.
 
+    Ctrl-C ends a camera's clip, with all that it has shown so far.
+
     Args:
         prompts: examples from elsewhere; or
-        first_mask: of the clip's first frame, with its `type`.
+        first_mask: of the clip's first frame, or a function that makes it of that frame, with its `type`.
 
     Raises:
         ValueError: if neither or both are given; FrameError at a frame that cannot be read, unless the
-            clip leaves such frames out.
+            clip leaves such frames out: the masks so far are there then, the video is not.
     """
     if (prompts is None) == (first_mask is None):
         raise ValueError("a clip needs prompts, or a mask of its first frame: one of the two")
-    output = Path(output)
-    (output / "masks").mkdir(parents=True, exist_ok=True)
+    output, report = Path(output), Report(skipped=clip.skipped)
     results = (
         segmenter.from_prompts(clip, prompts)
         if first_mask is None
         else segmenter.from_first_frame(clip, first_mask, type)
     )
-    shown, written = [], 0
     with VideoWriter(output / "overlay.mp4", clip.fps) as video:
-        for result in tqdm(results, total=clip.length, unit="frame", disable=None):
-            written += 1
-            drawn = _write_frame(result, output, video)
-            if written in _spread(clip.length):
-                shown.append(drawn)
-    return Report(written, clip.skipped, shown)
+        try:
+            for result in tqdm(results, total=clip.length, unit="frame", disable=None):
+                report.written += 1
+                drawn = _write_frame(result, output, video)
+                if report.written in _spread(clip.length):
+                    report.shown.append(drawn)
+        except KeyboardInterrupt:
+            if clip.length is not None:
+                raise
+    return report
 
 
 def _write_frame(result: VideoResult, output: Path, video: VideoWriter) -> Shown:
     labels, pixels = result.prediction.label_map, result.frame.pixels
     save_label_map(output / "masks" / f"{result.frame.name}.png", labels)
-    video.write(overlay(pixels, labels))
+    video.add(overlay(pixels, labels))
     return pixels, labels
 
 
@@ -120,18 +137,4 @@ def _spread(length: int | None) -> set[int]:
 
 def write_joint_picture(path: str | os.PathLike, prompts: Iterable[Shown], results: Iterable[Shown]) -> None:
     """Prompts, their masks and what came of them in one picture file; see `seggpt.drawing.joint_picture`."""
-    Image.fromarray(joint_picture(list(prompts), list(results))).save(path, quality=92)
-
-
-def _unique_stems(files: Sequence[str]) -> list[str]:
-    """File names without extension; where two are equal, with the folder's name in front, then a number."""
-
-    def names() -> Iterator[str]:
-        seen: set[str] = set()
-        for file in map(Path, files):
-            choices = (file.stem, f"{file.parent.name}_{file.stem}")
-            name = next((c for c in choices if c not in seen), f"{file.stem}_{len(seen)}")
-            seen.add(name)
-            yield name
-
-    return list(names())
+    write_picture(path, joint_picture(list(prompts), list(results)))

@@ -7,14 +7,14 @@ answers, feature-ensembled. Memory does not grow with the clip.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from seggpt import pictures
-from seggpt.colours import paint_labels
+from seggpt.colours import THRESHOLD, paint_labels
 from seggpt.frames import Frame
 from seggpt.labels import read_mask
 from seggpt.predictor import Prediction, SegGPTPredictor
@@ -38,29 +38,42 @@ class VideoSegmenter:
         memory: how many of the last frames join the anchor. 0 makes frames independent of each other:
             they then go through the network in batches. The paper's best uses 8 examples in all.
         separate: a pass per object instead of a colour each; the passes share the image stream.
-        threshold: of a label's score, see `SegGPTPredictor`.
+        fit, tile, threshold: see `SegGPTPredictor`; `tile` needs memory 0.
 
     Frames in which nothing was found are not remembered: an empty example says only that things vanish.
     """
 
     def __init__(
-        self, predictor: SegGPTPredictor, *, memory: int = 7, separate: bool = False, threshold: float = 0.5
+        self,
+        predictor: SegGPTPredictor,
+        *,
+        memory: int = 7,
+        separate: bool = False,
+        fit: str = "squash",
+        tile: int | None = None,
+        threshold: float = THRESHOLD,
     ):
         if memory < 0:
             raise ValueError(f"memory is a number of frames, 0 or more; got {memory}")
+        if memory and tile is not None:
+            raise ValueError(
+                "tiles show things larger than the whole frames that are remembered; use tile with memory=0"
+            )
         self.predictor = predictor
         self.memory = memory
         self.separate = separate
-        self.threshold = threshold
+        self.fit = fit
+        self.options = {"fit": fit, "tile": tile, "threshold": threshold}
 
     def from_first_frame(
-        self, frames: Iterable[Frame], mask: Any, type: str = "instance"
+        self, frames: Iterable[Frame], mask: Any | Callable[[np.ndarray], Any], type: str = "instance"
     ) -> Iterator[VideoResult]:
         """Follow what `mask` marks in the first frame; all are yielded, the first with the mask itself.
 
         Args:
             frames: in order; consumed as results are.
-            mask: of the first frame's size, in any form that `seggpt.labels` lists.
+            mask: of the first frame's size, in any form that `seggpt.labels` lists; or a function that
+                makes it of the first frame's pixels, whichever frame that is.
 
         Raises:
             ValueError: if the clip has no frame, its first was left out, or the mask does not fit it.
@@ -69,11 +82,15 @@ class VideoSegmenter:
         first = next(frames, None)
         if first is None:
             raise ValueError("the clip has no frame")
-        if first.index:
+        if callable(mask):
+            mask = mask(first.pixels)
+        elif first.index:
             raise ValueError(
                 f"the mask is of frame 0, which was left out because it cannot be read (next is {first.name})"
             )
-        prompts = self.predictor.encode_prompts(first.pixels, mask, type=type, separate=self.separate)
+        prompts = self.predictor.encode_prompts(
+            first.pixels, mask, type=type, separate=self.separate, fit=self.fit
+        )
         yield VideoResult(first, _given(read_mask(mask, first.pixels.shape[:2], type), prompts), given=True)
         yield from self.from_prompts(frames, prompts)
 
@@ -81,34 +98,30 @@ class VideoSegmenter:
         """Follow what the prompts show; every frame is predicted, the first included.
 
         Raises:
-            ValueError: for memory with prompts that are spatially ensembled or padded: their canvas
-                cannot take frames in.
+            ValueError: for memory with a spatial ensemble, whose canvas cannot take frames in.
         """
         if not self.memory:
             yield from self._independent(frames, prompts)
             return
-        if prompts.ensemble != "feature" or prompts.features.padding is not None:
-            raise ValueError(
-                "memory needs prompts with ensemble='feature' and fit='squash'; encode them so, or "
-                "use memory=0"
-            )
-        recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self.memory)
+        if prompts.ensemble != "feature":
+            raise ValueError("memory needs prompts with ensemble='feature'; encode them so, or use memory=0")
+        recent: deque[_Remembered] = deque(maxlen=self.memory)
         anchor = _anchor(prompts)
         for frame in frames:
             prediction = self.predictor(
-                frame.pixels, self._with_memory(prompts, anchor, recent), threshold=self.threshold
+                frame.pixels, self._with_memory(prompts, anchor, recent), **self.options
             )
-            labels = self.predictor.canvas_labels(prediction)
+            labels = self.predictor.canvas_labels(prediction, self.fit)
             if labels.any():
-                size = self.predictor.size
-                recent.append((pictures.fit_picture(frame.pixels, size, "squash").pixels, labels))
+                fitted = pictures.fit_picture(frame.pixels, self.predictor.size, self.fit)
+                recent.append(_Remembered(fitted.pixels, labels, fitted.covered))
             yield VideoResult(frame, prediction)
 
     def _independent(self, frames: Iterable[Frame], prompts: Prompts) -> Iterator[VideoResult]:
         batch: list[Frame] = []
 
         def flush() -> Iterator[VideoResult]:
-            found = self.predictor.batch([f.pixels for f in batch], prompts, threshold=self.threshold)
+            found = self.predictor.batch([f.pixels for f in batch], prompts, **self.options)
             yield from (VideoResult(f, p) for f, p in zip(batch, found))
             batch.clear()
 
@@ -118,27 +131,35 @@ class VideoSegmenter:
                 yield from flush()
         yield from flush()
 
-    def _with_memory(self, prompts: Prompts, anchor: list[np.ndarray], recent: deque) -> Prompts:
+    def _with_memory(self, prompts: Prompts, anchor: list[_Remembered], recent: deque) -> Prompts:
         if not recent:
             return prompts
-        images = [*prompts.images, *(image for image, _ in recent)]
-        labels = [*anchor, *(label_map for _, label_map in recent)]
+        examples = [*anchor, *recent]
         return self.predictor.encode_canvases(
-            images, labels, prompts.labels, prompts.colours, type=prompts.type, separate=prompts.separate
+            [e.pixels for e in examples],
+            [e.labels for e in examples],
+            prompts.labels,
+            prompts.colours,
+            type=prompts.type,
+            separate=prompts.separate,
+            covered=[e.covered for e in examples],
         )
 
 
-def _anchor(prompts: Prompts) -> list[np.ndarray]:
-    """The prompts' label maps (h, w), read back from their paintings, which are exact."""
-    maps = []
-    for k in range(len(prompts.images)):
-        labels = np.zeros(prompts.images.shape[1:3], np.int32)
-        for i, label in enumerate(prompts.labels):
-            painted = prompts.targets[i, k] if prompts.separate else prompts.targets[0, k]
-            colour = np.uint8(255) if prompts.separate else prompts.colours[i]
-            labels[(painted == colour).all(-1)] = label
-        maps.append(labels)
-    return maps
+class _Remembered(NamedTuple):
+    """An example on the network's canvas: (h, w, 3) pixels, (h, w) labels, the part that is picture."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    covered: tuple[int, int]
+
+
+def _anchor(prompts: Prompts) -> list[_Remembered]:
+    """The prompts as they were given, their labels read back from their paintings, which are exact."""
+    return [
+        _Remembered(image, labels, covered)
+        for image, labels, covered in zip(prompts.images, prompts.label_maps(), prompts.covered())
+    ]
 
 
 def _given(mask: np.ndarray, prompts: Prompts) -> Prediction:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+def chromium() -> str | None:
+    """The path of an installed Chromium, if there is one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reasons["gpu"] = "no CUDA device"
     if importlib.util.find_spec("segcore._C") is None:
         reasons["ext"] = "segcore._C is not compiled"
+    if chromium() is None:
+        reasons["browser"] = "no Chromium here (Debian's package chromium)"
+    elif importlib.util.find_spec("playwright") is None:
+        reasons["browser"] = "playwright is not installed (pip install playwright)"
     for item in items:
         for marker, reason in reasons.items():
             if item.get_closest_marker(marker):

@@ -20,7 +20,7 @@ PACKAGES = ("oneformer", "seggpt", "segcore")
 # Import name -> name on the index, where they differ.
 INDEX_NAME = {
     "PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml", "open_clip": "open_clip_torch",
-    "sklearn": "scikit-learn", "skimage": "scikit-image", "faster_coco_eval": "faster-coco-eval",
+    "sklearn": "scikit-learn", "skimage": "scikit-image",
 }
 # Required although no module here imports it by name, and why.
 INDIRECT = {

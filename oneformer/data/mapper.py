@@ -1,4 +1,4 @@
-"""The one mapper: a panoptic annotation becomes one task's image, targets and texts."""
+"""The one mapper: an annotation of any kind becomes one task's image, targets and texts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,30 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from segcore.data import MAPPER_REGISTRY
-from segcore.data.images import read_image, read_panoptic_ids
-from segcore.data.segments import index_map, pack, unpack
+from segcore.data.images import read_image
+from segcore.data.layers import read_layers
+from segcore.data.segments import pack, unpack
 
 from ..tasks import ALL, INSTANCE, PANOPTIC, SEMANTIC
 from .augmentation import ResizeShortestEdge, build_recipe
-from .targets import make_targets
+from .targets import join_targets, make_targets
 from .text import text_list, unique_texts
 from .tokenizer import Tokenizer
 
 # The order in which the probabilities are summed up when a task is drawn: the official one.
 _DRAW_ORDER = (SEMANTIC, INSTANCE, PANOPTIC)
+
+# What a record says about its label files; a training input has the targets instead.
+LABEL_KEYS = (
+    "pan_seg_file_name",
+    "sem_seg_file_name",
+    "label_classes",
+    "ignored_labels",
+    "annotations",
+    "mask_files",
+    "mask_values",
+    "tasks",
+)
 
 
 class OneFormerMapper:
@@ -84,7 +97,8 @@ class OneFormerMapper:
         self.class_names = list(class_names)
         self.thing_ids = list(thing_ids)
         self.ignore_label = ignore_label
-        self.tasks, self.thresholds = _task_thresholds(task_prob or {})
+        self.task_prob = _checked_probabilities(task_prob or {})
+        self._draws: dict[tuple[str, ...], tuple[list[str], np.ndarray]] = {}
         self.num_texts = num_texts
         self.context_length = context_length
         self.tokenizer = Tokenizer()
@@ -95,7 +109,8 @@ class OneFormerMapper:
         if not is_train:
             resize = ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
             return {"is_train": False, "augmentations": [resize], "image_format": cfg.INPUT.FORMAT}
-        metadata = _common_metadata(cfg.DATASETS.TRAIN)
+        # The classes of the run; without a name of their own, those of the training sets, which are alike.
+        metadata = _common_metadata([cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else cfg.DATASETS.TRAIN)
         num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         if len(metadata.stuff_classes) != num_classes:
             raise ValueError(
@@ -132,26 +147,26 @@ class OneFormerMapper:
         return {**record, "image": _to_tensor(resized.image), "task": ALL}
 
     def _train_input(self, record: dict, image: np.ndarray) -> dict:
-        lacking = {"pan_seg_file_name", "segments_info"} - record.keys()
-        if lacking:
-            raise ValueError(
-                f"{record['file_name']} has no {', '.join(sorted(lacking))}; training needs panoptic labels"
-            )
-        segments = record["segments_info"]
-        augmented = T.AugInput(image, sem_seg=pack(_read_indices(record, image.shape[:2])))
-        self.augmentations(augmented)
-        task = self._draw_task()
-        indices = unpack(augmented.sem_seg)
-        targets = make_targets(indices, segments, task, set(self.thing_ids), self.ignore_label)
-        instances = Instances(indices.shape)
+        first, *others = read_layers(record, image.shape[:2])
+        augmented = T.AugInput(image, sem_seg=pack(first.indices))
+        transforms = self.augmentations(augmented)
+        task = self._draw_task(tuple(record.get("tasks", _DRAW_ORDER)))
+        layers = [(unpack(augmented.sem_seg), first.segments)]
+        for layer in others:
+            layers.append((unpack(transforms.apply_segmentation(pack(layer.indices))), layer.segments))
+        targets = join_targets(
+            [make_targets(*layer, task, set(self.thing_ids), self.ignore_label) for layer in layers],
+            self.ignore_label,
+        )
+        instances = Instances(targets.sem_seg.shape)
         instances.gt_classes = torch.from_numpy(targets.classes)
         instances.gt_masks = torch.from_numpy(targets.masks)
-        record.pop("pan_seg_file_name")
-        record.pop("sem_seg_file_name", None)
+        for key in LABEL_KEYS:
+            record.pop(key, None)
         return {
             **record,
             "image": _to_tensor(augmented.image),
-            "orig_shape": tuple(indices.shape),
+            "orig_shape": tuple(targets.sem_seg.shape),
             "instances": instances,
             "sem_seg": torch.from_numpy(targets.sem_seg),
             "thing_ids": self.thing_ids,
@@ -159,11 +174,13 @@ class OneFormerMapper:
             **self._texts(targets.classes.tolist(), task),
         }
 
-    def _draw_task(self) -> str:
+    def _draw_task(self, allowed: tuple[str, ...] = _DRAW_ORDER) -> str:
+        """One of the tasks that an image's labels serve; their probabilities are scaled up to sum to 1."""
+        if allowed not in self._draws:
+            self._draws[allowed] = _task_thresholds(self.task_prob, allowed)
+        tasks, thresholds = self._draws[allowed]
         draw = np.random.uniform(0, 1)
-        return next(
-            (t for t, threshold in zip(self.tasks, self.thresholds) if draw < threshold), self.tasks[-1]
-        )
+        return next((t for t, threshold in zip(tasks, thresholds) if draw < threshold), tasks[-1])
 
     def _texts(self, classes: list[int], task: str) -> dict:
         texts = text_list(classes, self.class_names, task, self.num_texts)
@@ -190,8 +207,7 @@ if "oneformer_panoptic" not in MAPPER_REGISTRY:
     MAPPER_REGISTRY.register(oneformer_panoptic)
 
 
-def _task_thresholds(task_prob: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
-    """The tasks that can be drawn and the upper ends of their shares of [0, 1)."""
+def _checked_probabilities(task_prob: Mapping[str, float]) -> dict[str, float]:
     unknown = set(task_prob) - set(_DRAW_ORDER)
     total = sum(task_prob.values())
     if unknown or abs(total - 1) > 1e-6 or any(p < 0 for p in task_prob.values()):
@@ -199,8 +215,22 @@ def _task_thresholds(task_prob: Mapping[str, float]) -> tuple[list[str], np.ndar
             f"INPUT.TASK_PROB must give {', '.join(_DRAW_ORDER)} probabilities that sum to 1; got "
             f"{dict(task_prob)} with sum {total:g}"
         )
-    tasks = [task for task in _DRAW_ORDER if task_prob.get(task, 0) > 0]
-    return tasks, np.cumsum([task_prob[task] for task in tasks])
+    return dict(task_prob)
+
+
+def _task_thresholds(
+    task_prob: Mapping[str, float], allowed: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """The tasks that can be drawn and the upper ends of their shares of [0, 1)."""
+    tasks = [task for task in _DRAW_ORDER if task in allowed and task_prob.get(task, 0) > 0]
+    if not tasks:
+        raise ValueError(
+            f"labels that serve the tasks {', '.join(allowed)} alone have no probability in INPUT.TASK_PROB "
+            f"({dict(task_prob)}); raise it, or take the data set out of DATASETS.TRAIN"
+        )
+    shares = np.cumsum([task_prob[task] for task in tasks])
+    whole = len(tasks) == sum(p > 0 for p in task_prob.values())
+    return tasks, shares if whole else shares / shares[-1]
 
 
 def _common_metadata(names: Sequence[str]):
@@ -228,17 +258,6 @@ def _check_size(record: dict, image: np.ndarray) -> None:
             f"{record['file_name']} is {height}x{width} (height x width), its annotation says "
             f"{expected[0]}x{expected[1]}"
         )
-
-
-def _read_indices(record: dict, size: tuple[int, int]) -> np.ndarray:
-    path = record["pan_seg_file_name"]
-    ids = read_panoptic_ids(path)
-    if ids.shape != size:
-        raise ValueError(
-            f"{path} is {ids.shape[0]}x{ids.shape[1]} (height x width), its image {record['file_name']} is "
-            f"{size[0]}x{size[1]}"
-        )
-    return index_map(ids, [segment["id"] for segment in record["segments_info"]], path)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

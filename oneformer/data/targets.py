@@ -54,6 +54,17 @@ def make_targets(
     return Targets(labels[:-1], one_hot(slots, len(targets)), labels[slots])
 
 
+def join_targets(layers: Sequence[Targets], ignore_label: int) -> Targets:
+    """The targets of all layers of one image; where layers overlap, `sem_seg` has the first one's class."""
+    if len(layers) == 1:
+        return layers[0]
+    sem_seg = layers[0].sem_seg
+    for layer in layers[1:]:
+        sem_seg = np.where(sem_seg == ignore_label, layer.sem_seg, sem_seg)
+    classes, masks, _ = zip(*layers)
+    return Targets(np.concatenate(classes), np.concatenate(masks), sem_seg)
+
+
 def _assign_slots(
     pixels: np.ndarray, segments_info: Sequence[dict], task: str, thing_ids: Collection[int]
 ) -> tuple[list[int], dict[int, int]]:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops import linear
+
 QUERY, KEY, VALUE = range(3)  # order of the projections in `in_proj_weight`
 TOKENS_AT_ONCE = 2048  # of a wide hidden layer when nothing is kept for gradients
 
@@ -71,7 +73,7 @@ class Attention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def _project(self, x: Tensor, part: int) -> Tensor:
-        return self.split_heads(F.linear(x, *self.part(part)))
+        return self.split_heads(linear(x, *self.part(part)))
 
     def project_keys(self, x: Tensor) -> Tensor:
         return self._project(x, KEY)

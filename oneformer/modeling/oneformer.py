@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -18,16 +17,17 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.ops import speed_up_linears
 from segcore.registry import register_once
 
-from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, expand_task
+from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, TASK_TOKEN_IDS, asked_tasks
 from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
 from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_labels, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
@@ -98,13 +98,15 @@ class OneFormer(nn.Module):
         self.things_only_instances = things_only_instances
         self.object_threshold, self.overlap_threshold = object_threshold, overlap_threshold
         self.max_instances = max_instances
+        speed_up_linears(self)
 
     @classmethod
     def from_config(cls, cfg):
         backbone = build_oneformer_backbone(cfg)
         model, test = cfg.MODEL.ONE_FORMER, cfg.MODEL.TEST
-        metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]) if len(cfg.DATASETS.TEST) else None
-        things = metadata.get("thing_dataset_id_to_contiguous_id", {}) if metadata else {}
+        names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else list(cfg.DATASETS.TEST)
+        metadata = MetadataCatalog.get(names[0]) if names else None
+        things, class_map = _thing_classes(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         return {
             "backbone": backbone,
             "sem_seg_head": OneFormerHead(cfg, backbone.output_shape()),
@@ -116,8 +118,8 @@ class OneFormer(nn.Module):
             "size_divisibility": max(model.SIZE_DIVISIBILITY, backbone.size_divisibility),
             "batch_invariant": model.BATCH_INVARIANT,
             "deep_supervision": model.DEEP_SUPERVISION,
-            "thing_classes": things.values(),
-            "instance_class_map": metadata.get("instance_class_map", None) if metadata else None,
+            "thing_classes": things,
+            "instance_class_map": class_map,
             "things_only_instances": test.THINGS_ONLY_INSTANCES,
             "object_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
@@ -134,7 +136,10 @@ class OneFormer(nn.Module):
         Args:
             batched_inputs: one dict per image. "image": (3, h, w) RGB, 0..255, any dtype.
                 "task": "panoptic", "instance", "semantic", "all", or a sequence of the three.
-                Inference: "height", "width" of the wanted result (default: the image's own).
+                Inference: "height", "width" of the wanted result (default: the image's own);
+                "semantic_labels" True: the class of every pixel, (H, W), under "semantic_labels"
+                in place of all classes' scores, which take many times the memory;
+                "least_score": instances that score less are left out.
                 Training: "instances" with gt_classes (M,) and gt_masks (M, h, w), and
                 "text_tokens" (U, T) int64, "text_index" (N,) int64 as the mapper makes them.
 
@@ -186,7 +191,14 @@ class OneFormer(nn.Module):
             height, width = decoded.image_size
             output_size = (int(x.get("height", height)), int(x.get("width", width)))
             resize = MaskResizer(decoded.padded_size, decoded.image_size, output_size)
-            result = self._postprocess(decoded.task, decoded.class_logits, decoded.mask_logits, resize)
+            result = self.postprocess(
+                decoded.task,
+                decoded.class_logits,
+                decoded.mask_logits,
+                resize,
+                labels_only=x.get("semantic_labels", False),
+                least_score=x.get("least_score", 0.0),
+            )
             results[decoded.image].update(result)
         return results
 
@@ -210,9 +222,14 @@ class OneFormer(nn.Module):
         logits = torch.stack([row.class_logits for row in rows])
         return {"pred_logits": logits, "pred_masks": torch.stack(masks)}
 
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """The (height, width) to which an image of `size` is padded when it runs alone."""
+        unit = max(self.size_divisibility, 1)
+        return tuple(-(-side // unit) * unit for side in size)
+
     def _decode_all(self, batched_inputs: list[dict]) -> Iterator[_Decoded]:
         """Backbone and pixel decoder once per image, the decoder once per image and task."""
-        tasks = [_asked_tasks(x) for x in batched_inputs]
+        tasks = [asked_tasks(x) for x in batched_inputs]
         for group in self._groups(batched_inputs):
             images = self._prepare_images([batched_inputs[i] for i in group])
             memory = self.sem_seg_head(self.backbone(images.tensor))
@@ -236,7 +253,19 @@ class OneFormer(nn.Module):
             groups.setdefault(tuple(-(-side // unit) for side in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def _postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: MaskResizer) -> dict:
+    def postprocess(
+        self,
+        task: str,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        resize: MaskResizer,
+        *,
+        labels_only: bool = False,
+        least_score: float = 0.0,
+    ) -> dict:
+        """One task's result of one image, as `forward` returns it; see `postprocess.py` for the arguments."""
+        if task == SEMANTIC and labels_only:
+            return {"semantic_labels": semantic_labels(class_logits, mask_logits, resize)}
         if task == SEMANTIC:
             return {"sem_seg": semantic_segmentation(class_logits, mask_logits, resize)}
         if task == PANOPTIC:
@@ -257,6 +286,7 @@ class OneFormer(nn.Module):
             max_instances=self.max_instances,
             thing_classes=self.thing_classes if self.things_only_instances else None,
             class_map=self.instance_class_map,
+            least_score=least_score,
         )
         return {"instances": result}
 
@@ -264,7 +294,7 @@ class OneFormer(nn.Module):
 
     def losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         """Weighted losses of a batch; see `Criterion`."""
-        tasks = [_asked_tasks(x) for x in batched_inputs]
+        tasks = [asked_tasks(x) for x in batched_inputs]
         if any(len(asked) != 1 for asked in tasks):
             raise ValueError(f"a training image has exactly one task, got {tasks}")
         images = self._prepare_images(batched_inputs)
@@ -303,20 +333,16 @@ class OneFormer(nn.Module):
         return texts
 
 
-def _asked_tasks(x: dict) -> tuple[str, ...]:
-    """The tasks of one input, each once.
-
-    Raises:
-        ValueError: if there is none, or one is unknown.
-    """
-    task = x.get("task")
-    if not task:
-        raise ValueError(
-            f"input {x.get('file_name', '')!r} says no 'task'; "
-            "give it one of panoptic, instance, semantic, all"
-        )
-    names = (task,) if isinstance(task, str) else task
-    return tuple(dict.fromkeys(chain.from_iterable(expand_task(name) for name in names)))
+def _thing_classes(metadata, num_classes: int) -> tuple[list[int], Mapping[int, int] | None]:
+    """Class indices of the things, and the numbers that the instance benchmark gives them (None: the same)."""
+    if metadata is None:
+        return [], None
+    things = list(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+    class_map = metadata.get("instance_class_map", None)
+    # A model that was trained on the things alone counts them as the benchmark does.
+    if class_map is None or len(class_map) == num_classes:
+        return things, None
+    return list(class_map), class_map
 
 
 def _build_text_branch(cfg) -> dict:

@@ -1,7 +1,8 @@
-"""Data sets in COCO panoptic format: registration, reading, loaders, and the embedded set `mini`."""
+"""Data sets: registration, reading, loaders, and the embedded set `mini`."""
 
 from .builtin import register_builtin
 from .catalog import register_panoptic
+from .custom import register_custom, register_instances, register_semantic
 from .loaders import MAPPER_REGISTRY, build_test_loader
 from .metadata import class_index_of, panoptic_metadata
 
@@ -11,5 +12,8 @@ __all__ = [
     "class_index_of",
     "panoptic_metadata",
     "register_builtin",
+    "register_custom",
+    "register_instances",
     "register_panoptic",
+    "register_semantic",
 ]

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .metadata import class_index_of, panoptic_metadata
-from .panoptic_folder import PanopticFolder, load_panoptic_folder, read_panoptic_json
+from .class_list import renamed
+from .metadata import checked_tasks, panoptic_metadata
+from .panoptic_folder import PanopticFolder, read_panoptic_json
 
 logger = logging.getLogger(__name__)
 
-# Detectron2 registers Cityscapes on import, with a root that is fixed then, and
-# refuses data without a label PNG that only one preparation script writes.
-_STOCK_MODULE = "detectron2.data.datasets.cityscapes_panoptic"
+# Detectron2 registers Cityscapes and ADE20K on import, with a root that is fixed then, and refuses data
+# without files that only some preparation scripts write.
+_STOCK_MODULES = ("detectron2.data.datasets.cityscapes_panoptic", "detectron2.data.datasets.builtin")
+
+
+class Source(Protocol):
+    """Where one split lies, and how it is read: `PanopticFolder` and its siblings."""
+
+    def paths(self) -> dict[str, str]:
+        """Fields for the metadata, by name."""
+
+    def load(self, metadata, problems: list[str] | None = None) -> list[dict]:
+        """The dataset dicts, with class indices of `metadata`.
+
+        Images that are wrong are left out with a line in `problems`; where that is None, the first raises.
+        """
 
 
 @dataclass
@@ -27,9 +42,9 @@ class _Entry:
     not there yet; `metadata` are the fields besides the paths.
     """
 
-    locate: Callable[[], PanopticFolder]
+    locate: Callable[[], Source]
     metadata: dict
-    prepare: Callable[[PanopticFolder], None] | None
+    prepare: Callable[[Source], None] | None
 
 
 _entries: dict[str, _Entry] = {}
@@ -44,6 +59,8 @@ def register_panoptic(
     categories: Sequence[dict] | None = None,
     sem_seg_root: str | None = None,
     image_name: Callable[[dict], str] | None = None,
+    tasks: Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
     **metadata_options,
 ) -> None:
     """Register any folder in COCO panoptic format under `name`.
@@ -61,35 +78,37 @@ def register_panoptic(
             indices; without them labels are derived from the panoptic PNGs.
         image_name: path under `image_root` for a record of the JSON's "images";
             None takes its file_name.
+        tasks: what the labels are to be used for; None: panoptic, instance and semantic.
+        rename: other names for some of the categories.
         **metadata_options: of `panoptic_metadata` (evaluator_type, ignore_label, ...).
 
     Raises:
-        ValueError: we registered `name` before with other values, or the file lists no categories.
+        ValueError: we registered `name` before with other values, or the file lists no categories,
+            or `tasks` or `rename` name what is not there.
         FileNotFoundError: categories are to be read from a file that does not exist.
     """
     if categories is None:
         categories = read_panoptic_json(panoptic_json).get("categories")
         if not categories:
-            raise ValueError(
-                f"{panoptic_json} lists no categories; pass categories=[{{id, name, isthing}}, ...]"
-            )
-    folder = PanopticFolder(
-        image_root, panoptic_root, panoptic_json, sem_seg_root=sem_seg_root, image_name=image_name
-    )
-    register_entry(name, lambda: folder, panoptic_metadata(categories, **metadata_options))
+            raise ValueError(f"{panoptic_json} lists no categories; pass categories=[{{id, name, isthing}}, ...]")
+    folder = PanopticFolder(image_root, panoptic_root, panoptic_json, sem_seg_root=sem_seg_root, image_name=image_name)
+    metadata = panoptic_metadata(renamed(categories, rename, panoptic_json), **metadata_options)
+    if tasks is not None:
+        metadata["tasks"] = checked_tasks(tasks, name)
+    register_entry(name, lambda: folder, metadata)
 
 
 def register_entry(
     name: str,
-    locate: Callable[[], PanopticFolder],
+    locate: Callable[[], Source],
     metadata: dict,
-    prepare: Callable[[PanopticFolder], None] | None = None,
+    prepare: Callable[[Source], None] | None = None,
 ) -> None:
     """Register a data set whose place is asked for (`locate`) whenever it is loaded.
 
     Args:
         name: for DATASETS.TRAIN and DATASETS.TEST.
-        locate: returns the folder; may change its answer, e.g. with the environment.
+        locate: returns the source; may change its answer, e.g. with the environment.
         metadata: the fields besides the paths (`panoptic_metadata`).
         prepare: called with the folder before each load; writes what is missing.
 
@@ -109,15 +128,25 @@ def register_entry(
     _replace(name, {**metadata, **locate().paths()})
 
 
-def _load(name: str) -> list[dict]:
+def load_dataset(name: str, problems: list[str] | None = None) -> list[dict]:
+    """The dataset dicts of any registered data set; `problems` as for `Source.load`."""
+    return _load(name, problems) if _is_ours(name) else DatasetCatalog.get(name)
+
+
+def make_datasets(names: Iterable[str]) -> None:
+    """Write the data sets that are made on first use and are not there yet."""
+    for name in names:
+        if _is_ours(name) and _entries[name].prepare is not None:
+            _entries[name].prepare(_entries[name].locate())
+
+
+def _load(name: str, problems: list[str] | None = None) -> list[dict]:
     entry = _entries[name]
     folder = entry.locate()
     _replace(name, folder.paths())
     if entry.prepare is not None:
         entry.prepare(folder)
-    metadata = MetadataCatalog.get(name)
-    things = set(metadata.thing_dataset_id_to_contiguous_id.values())
-    return load_panoptic_folder(folder, class_index_of(metadata), things)
+    return folder.load(MetadataCatalog.get(name), problems)
 
 
 def _is_ours(name: str) -> bool:
@@ -125,10 +154,10 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_stock(name: str) -> bool:
-    return getattr(DatasetCatalog[name], "__module__", None) == _STOCK_MODULE
+    return getattr(DatasetCatalog[name], "__module__", None) in _STOCK_MODULES
 
 
-def _check_same(name: str, folder: PanopticFolder, metadata: dict) -> None:
+def _check_same(name: str, folder: Source, metadata: dict) -> None:
     known = _entries[name]
     before = {**known.metadata, **known.locate().paths()}
     now = {**metadata, **folder.paths()}

@@ -7,9 +7,11 @@ import struct
 
 import numpy as np
 from detectron2.data import detection_utils
+from PIL import Image
 
 # What PIL raises on a damaged file depends on where the damage is.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+_ORIENTATION = 0x0112  # EXIF; from 5 on height and width change places
 
 
 def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
@@ -37,6 +39,48 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
         ) from error
 
 
+def image_size(path: str) -> tuple[int, int]:
+    """(height, width) of an image as `read_image` returns it, from its header alone.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or no picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"image {path} does not exist")
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(_ORIENTATION, 1) >= 5
+    except _DAMAGED as error:
+        raise ValueError(f"cannot read the image {path}: {error}; restore it or remove it") from error
+    return (width, height) if turned else (height, width)
+
+
+def read_label_png(path: str) -> np.ndarray:
+    """One integer per pixel: grey of 8 or 16 bits, or the indices of a palette.
+
+    Returns:
+        (H, W) uint8, or int32 for pictures of more than 8 bits.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or a colour picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"label PNG {path} does not exist")
+    try:
+        with Image.open(path) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except _DAMAGED as error:
+        raise ValueError(f"cannot read the label PNG {path}: {error}; the file is damaged, restore it") from error
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        raise ValueError(
+            f"{path} is a picture of mode {mode}; a label PNG holds one integer per pixel (grey or palette)"
+        )
+    return values.astype(np.uint8 if values.dtype.itemsize == 1 else np.int32, copy=False)
+
+
 def read_panoptic_ids(path: str) -> np.ndarray:
     """The segment ids of a COCO panoptic PNG, R + 256 G + 65536 B.
 
@@ -54,9 +98,7 @@ def read_panoptic_ids(path: str) -> np.ndarray:
             picture = detection_utils.Image.open(file)
             mode, values = picture.mode, np.asarray(picture)
     except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it"
-        ) from error
+        raise ValueError(f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it") from error
     if mode != "RGB":
         raise ValueError(
             f"{path} is a picture of mode {mode}; a panoptic PNG is RGB and holds the segment id "

@@ -9,6 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+TASKS = ("panoptic", "instance", "semantic")
+
+
+def checked_tasks(tasks: Sequence[str], name: str) -> tuple[str, ...]:
+    """The tasks that the labels of data set `name` serve, in the order of TASKS.
+
+    Raises:
+        ValueError: none, an unknown one, or one twice.
+    """
+    tasks = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not tasks or not set(tasks) <= set(TASKS) or len(set(tasks)) != len(tasks):
+        raise ValueError(f"data set {name!r}: tasks must be some of {', '.join(TASKS)}, each once; got {tasks}")
+    return tuple(task for task in TASKS if task in tasks)
+
 
 def panoptic_metadata(
     categories: Sequence[dict],

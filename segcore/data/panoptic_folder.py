@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
+from .metadata import class_index_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,9 +38,17 @@ class PanopticFolder:
         """The fields that are given and are paths, by name."""
         return {k: v for k, v in asdict(self).items() if v is not None and k != "image_name"}
 
+    def load(self, metadata, problems: list[str] | None = None) -> list[dict]:
+        """The dataset dicts; see `load_panoptic_folder`."""
+        things = set(metadata.thing_dataset_id_to_contiguous_id.values())
+        return load_panoptic_folder(self, class_index_of(metadata), things, problems)
+
 
 def load_panoptic_folder(
-    folder: PanopticFolder, class_index: dict[int, int], thing_ids: set[int]
+    folder: PanopticFolder,
+    class_index: dict[int, int],
+    thing_ids: set[int],
+    problems: list[str] | None = None,
 ) -> list[dict]:
     """One dict per annotated image, `category_id` turned into class indices.
 
@@ -46,6 +56,7 @@ def load_panoptic_folder(
         folder: where the data lies.
         class_index: category id -> class index, of every class.
         thing_ids: the class indices of the things.
+        problems: takes a line for each image that is wrong and left out; None raises for the first.
 
     Returns:
         dicts with file_name, image_id, height, width, pan_seg_file_name,
@@ -62,20 +73,25 @@ def load_panoptic_folder(
     has_labels = folder.sem_seg_root is not None and os.path.isdir(folder.sem_seg_root)
     records = []
     for annotation in content["annotations"]:
-        image = _image_of(annotation, images, folder.panoptic_json)
+        try:
+            image = _image_of(annotation, images, folder.panoptic_json)
+            segments = _segments(annotation, class_index, thing_ids, folder.panoptic_json)
+        except ValueError as error:
+            report(error, problems)
+            continue
         name = folder.image_name(image) if folder.image_name else image["file_name"]
         record = {
             "file_name": os.path.join(folder.image_root, name),
             "image_id": annotation["image_id"],
             "pan_seg_file_name": os.path.join(folder.panoptic_root, annotation["file_name"]),
-            "segments_info": _segments(annotation, class_index, thing_ids, folder.panoptic_json),
+            "segments_info": segments,
         }
         record.update({side: image[side] for side in ("height", "width") if side in image})
         if has_labels:
             record["sem_seg_file_name"] = os.path.join(folder.sem_seg_root, annotation["file_name"])
         records.append(record)
-    for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
-        _check_files((r[key] for r in records if key in r), folder.panoptic_json)
+    keys = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
+    records = with_files(records, keys, folder.panoptic_json, problems)
     logger.info("%d images from %s", len(records), folder.panoptic_json)
     return records
 
@@ -97,9 +113,7 @@ def read_panoptic_json(path: str) -> dict:
             content = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}); write or download it again") from error
-    lacking = (
-        {"images", "annotations"} - set(content) if isinstance(content, dict) else {"images", "annotations"}
-    )
+    lacking = {"images", "annotations"} - set(content) if isinstance(content, dict) else {"images", "annotations"}
     if lacking:
         raise ValueError(f"{path} is no COCO panoptic file: it has no {' and no '.join(sorted(lacking))}")
     if not content["annotations"]:
@@ -120,9 +134,7 @@ def _image_of(annotation: dict, images: dict, json_path: str) -> dict:
         ) from error
 
 
-def _segments(
-    annotation: dict, class_index: dict[int, int], thing_ids: set[int], json_path: str
-) -> list[dict]:
+def _segments(annotation: dict, class_index: dict[int, int], thing_ids: set[int], json_path: str) -> list[dict]:
     segments = []
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in class_index:
@@ -135,19 +147,39 @@ def _segments(
     return segments
 
 
-def _check_files(paths: Iterable[str], json_path: str) -> None:
-    """Each folder is listed once: asking the disk file by file takes minutes on network storage."""
+def with_files(records: list[dict], keys: Iterable[str], named_by: str, problems: list[str] | None) -> list[dict]:
+    """The records whose files, under `keys`, exist.
+
+    Each folder is listed once: asking the disk file by file takes minutes on network storage.
+
+    Raises:
+        FileNotFoundError: some are missing and `problems` is None.
+    """
     listed: dict[str, set[str]] = {}
-    missing, total = [], 0
-    for path in paths:
-        total += 1
-        folder, name = os.path.split(path)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listed[folder]:
-            missing.append(path)
-    if missing:
-        raise FileNotFoundError(
-            f"{json_path} names {missing[0]}, which does not exist ({len(missing)} of {total} such files are "
-            f"missing); restore the files or remove their entries from the JSON"
-        )
+    bad: set[int] = set()
+    for key in keys:
+        paths = [(number, record[key]) for number, record in enumerate(records) if key in record]
+        missing = [(number, path) for number, path in paths if not _is_listed(path, listed)]
+        if missing and problems is None:
+            raise FileNotFoundError(
+                f"{named_by} names {missing[0][1]}, which does not exist ({len(missing)} of {len(paths)} such files "
+                "are missing); restore the files or remove their entries"
+            )
+        for number, path in missing:
+            report(FileNotFoundError(f"{named_by} names {path}, which does not exist"), problems)
+            bad.add(number)
+    return [record for number, record in enumerate(records) if number not in bad]
+
+
+def _is_listed(path: str, listed: dict[str, set[str]]) -> bool:
+    folder, name = os.path.split(path)
+    if folder not in listed:
+        listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    return name in listed[folder]
+
+
+def report(error: Exception, problems: list[str] | None) -> None:
+    """Raise `error`, or where problems are collected, add its message to them."""
+    if problems is None:
+        raise error
+    problems.append(str(error))

@@ -27,6 +27,16 @@ def read_photo(path: str | os.PathLike) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: damaged, no picture, too large to be one, or values without a known range.
     """
+    return _to_rgb(open_upright(path), os.fspath(path))
+
+
+def open_upright(path: str | os.PathLike) -> Image.Image:
+    """Read a picture file whole, turned upright as its EXIF says, in the file's own mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, no picture, or too large to be one.
+    """
     path = os.fspath(path)
     if not os.path.isfile(path):
         what = "is a folder, not an image" if os.path.isdir(path) else "does not exist"
@@ -37,14 +47,11 @@ def read_photo(path: str | os.PathLike) -> np.ndarray:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 picture.load()
-                upright = ImageOps.exif_transpose(picture)
+                return ImageOps.exif_transpose(picture)
     except Image.DecompressionBombError as error:
         raise ValueError(f"cannot read the image {path}: {error}; scale it down first") from error
     except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the image {path}: {error}; the file is damaged or no picture"
-        ) from error
-    return _to_rgb(upright, path)
+        raise ValueError(f"cannot read the image {path}: {error}; the file is damaged or no picture") from error
 
 
 def _to_rgb(picture: Image.Image, path: str) -> np.ndarray:

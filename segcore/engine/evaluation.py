@@ -10,14 +10,16 @@ from detectron2.utils import comm
 from torch import nn
 
 from segcore.data import build_test_loader
+from segcore.data.label_space import label_tasks, speaking_of
 from segcore.engine.step import unwrap
 from segcore.evaluation import evaluate_tasks, metrics_table, write_metrics
+from segcore.inference import build_runner
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluate a model on every set of `DATASETS.TEST`, on the tasks of `TEST.TASKS`.
+    """Evaluate a model on every set of `DATASETS.TEST`, on those of `TEST.TASKS` that its labels can measure.
 
     Returns:
         {data set: {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}}, in the
@@ -27,7 +29,19 @@ def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
     for name in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, name)
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-        results[name] = evaluate_tasks(unwrap(model), loader, name, list(cfg.TEST.TASKS), output_dir)
+        tasks = [task for task in cfg.TEST.TASKS if task in label_tasks(name)]
+        runner = build_runner(cfg, unwrap(model))
+        if cfg.DATASETS.CLASSES:
+            runner = speaking_of(runner, name, cfg.DATASETS.CLASSES)
+        results[name] = evaluate_tasks(
+            runner,
+            loader,
+            name,
+            tasks,
+            output_dir,
+            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+            method=cfg.MODEL.META_ARCHITECTURE.lower(),
+        )
     return results
 
 

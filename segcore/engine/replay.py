@@ -65,6 +65,9 @@ class ReplayBatchSampler(Sampler):
         rank, world_size: this process takes members rank, rank + world_size, ... of each batch.
         groups: (size,) ints or None. If given, a batch holds items of one group only
             (landscape and portrait pictures apart, to save padding).
+        sources, weights: (size,) ints from 0, and a weight for each of them, or None. If given, each draw
+            takes a source with a probability in proportion to its weight, and of that the next item of a
+            shuffled pass of its own; without them every item comes once in each pass.
 
     Raises:
         ValueError: if the data set is empty or the batch cannot be shared evenly.
@@ -79,6 +82,8 @@ class ReplayBatchSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
         groups: Sequence[int] | None = None,
+        sources: Sequence[int] | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         if size < 1:
             raise ValueError("the training set has no images")
@@ -89,6 +94,8 @@ class ReplayBatchSampler(Sampler):
             )
         if groups is not None and len(groups) != size:
             raise ValueError(f"got {len(groups)} group labels for {size} images")
+        self.pools = None if weights is None else _pools(sources, weights, size)
+        self.weights = weights
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
@@ -109,9 +116,10 @@ class ReplayBatchSampler(Sampler):
             yield [Sample(index, derive_seed(self.seed, number)) for number, index in mine]
 
     def _indices(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            yield from torch.randperm(self.size, generator=generator).tolist()
+        if self.pools is None:
+            return _passes(range(self.size), self.seed)
+        streams = [_passes(pool, derive_seed(self.seed, k)) for k, pool in enumerate(self.pools)]
+        return (next(streams[k]) for k in _draws(self.weights, self.seed))
 
     def _global_batches(self) -> Iterator[list[tuple[int, int]]]:
         open_batches: dict[int, list[tuple[int, int]]] = {}
@@ -121,6 +129,34 @@ class ReplayBatchSampler(Sampler):
             batch.append((number, index))
             if len(batch) == self.batch_size:
                 yield open_batches.pop(group)
+
+
+def _passes(items: Sequence[int], seed: int) -> Iterator[int]:
+    """The items in one random order after the other, without end."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from (items[i] for i in torch.randperm(len(items), generator=generator).tolist())
+
+
+def _draws(weights: Sequence[float], seed: int) -> Iterator[int]:
+    """Numbers of weights, each drawn in proportion to its weight, without end."""
+    generator = torch.Generator().manual_seed(seed)
+    shares = torch.tensor(weights, dtype=torch.float64)
+    while True:
+        yield from torch.multinomial(shares, 4096, replacement=True, generator=generator).tolist()
+
+
+def _pools(sources: Sequence[int], weights: Sequence[float], size: int) -> list[list[int]]:
+    """The items of each source."""
+    if len(sources) != size or min(weights) < 0 or sum(weights) <= 0:
+        raise ValueError(f"got {len(sources)} sources for {size} images, and weights {list(weights)} >= 0, not all 0")
+    pools: list[list[int]] = [[] for _ in weights]
+    for item, source in enumerate(sources):
+        pools[source].append(item)
+    empty = [k for k, pool in enumerate(pools) if not pool and weights[k] > 0]
+    if empty:
+        raise ValueError(f"source {empty[0]} of the training set has a weight of {weights[empty[0]]} and no image")
+    return pools
 
 
 class ReplayDataset(Dataset):

@@ -17,7 +17,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from segcore.config import resolve_datasets
 from segcore.data import MAPPER_REGISTRY
+from segcore.data.label_space import label_tasks
+from segcore.data.training_set import CHECKS
 from segcore.engine.hooks import WRITERS
 from segcore.engine.step import build_precision
 from segcore.solver import OPTIMIZERS, build_gradient_clipper, schedule_names
@@ -36,6 +39,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = default_argument_parser()
     # A free port each time: two trainings on one machine must not share one.
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--save-predictions",
+        action="store_true",
+        help="write what is predicted in evaluations, as the benchmark's server takes it, under OUTPUT_DIR/inference",
+    )
     return parser
 
 
@@ -59,10 +67,16 @@ def build_config(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) 
     if args.config_file:
         merge_file(cfg, args.config_file)
     merge_pairs(cfg, args.opts or [])
+    if getattr(args, "save_predictions", False):
+        cfg.TEST.SAVE_PREDICTIONS = True
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = default_device()
     if "IS_TRAIN" in cfg.MODEL:
         cfg.MODEL.IS_TRAIN = not args.eval_only
+    try:
+        resolve_datasets(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from error
     validate(cfg, training=not args.eval_only)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ConfigError(
@@ -243,6 +257,33 @@ def _check_datasets(cfg: CfgNode, training: bool) -> None:
             )
     _require(not training or len(cfg.DATASETS.TRAIN) > 0, "DATASETS.TRAIN is empty: nothing to train on")
     _require(training or len(cfg.DATASETS.TEST) > 0, "DATASETS.TEST is empty: nothing to evaluate")
+    for name in cfg.DATASETS.TEST:
+        _require(
+            bool({*label_tasks(name)} & {*cfg.TEST.TASKS}),
+            f"the labels of {name} measure {', '.join(label_tasks(name))}, TEST.TASKS asks for "
+            f"{', '.join(cfg.TEST.TASKS)}: nothing to evaluate",
+        )
+    if training:
+        _check_mix(cfg)
+
+
+def _check_mix(cfg: CfgNode) -> None:
+    weights, names = list(cfg.DATASETS.TRAIN_WEIGHTS), list(cfg.DATASETS.TRAIN)
+    _require(
+        not weights or (len(weights) == len(names) and min(weights) >= 0 and sum(weights) > 0),
+        f"DATASETS.TRAIN_WEIGHTS is {weights}; expected a number >= 0 for each of DATASETS.TRAIN ({', '.join(names)})",
+    )
+    _require(
+        cfg.DATASETS.CHECK_LABELS in CHECKS,
+        f"DATASETS.CHECK_LABELS is {cfg.DATASETS.CHECK_LABELS!r}; expected one of {', '.join(CHECKS)}",
+    )
+    probabilities = {task.lower(): p for task, p in cfg.INPUT.get("TASK_PROB", {}).items()}
+    for name in names:
+        tasks = label_tasks(name)
+        _require(
+            not probabilities or any(probabilities.get(task, 0) > 0 for task in tasks),
+            f"the labels of {name} train {', '.join(tasks)}, which INPUT.TASK_PROB gives no probability",
+        )
 
 
 def _check_mapper(cfg: CfgNode) -> None:

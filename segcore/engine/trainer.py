@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import DatasetFromList
 from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import verify_results
@@ -19,7 +19,9 @@ from torch import nn
 from segcore import solver
 from segcore.checkpoint import Checkpointer
 from segcore.data import build_test_loader
+from segcore.data.catalog import make_datasets
 from segcore.data.loaders import build_mapper
+from segcore.data.training_set import load_training_set
 from segcore.engine.ema import AverageWeights, WeightAverage
 from segcore.engine.evaluation import detectron2_form, evaluate, log_table, report
 from segcore.engine.hooks import EvalAfterSuccess, KeepHistory, WriteMetrics, build_writers
@@ -99,7 +101,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_replay_loader(cls, cfg, seed: int):
         """The sampler and the loader of the training batches; see `segcore.engine.replay`."""
-        items = _load_items(cfg)
+        items, sources = _load_items(cfg)
+        weights = list(cfg.DATASETS.TRAIN_WEIGHTS)
         sampler = ReplayBatchSampler(
             len(items),
             cfg.SOLVER.IMS_PER_BATCH,
@@ -107,6 +110,8 @@ class Trainer(DefaultTrainer):
             rank=comm.get_rank(),
             world_size=comm.get_world_size(),
             groups=orientation_groups(items) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+            sources=sources if weights else None,
+            weights=weights or None,
         )
         # Serialised once and shared: forked workers do not copy the annotations.
         loader = build_replay_loader(
@@ -212,15 +217,15 @@ class Trainer(DefaultTrainer):
         return build_evaluator(dataset_name, list(cfg.TEST.TASKS), cfg.OUTPUT_DIR)
 
 
-def _load_items(cfg) -> list[dict]:
-    """The annotations of `DATASETS.TRAIN`; the first process reads first: some sets are made on first use."""
-    if not comm.is_main_process():
-        comm.synchronize()
-    # Images without a segment stay in: they teach what is not there.
-    items = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
+def _load_items(cfg) -> tuple[list[dict], list[int]]:
+    """The annotations of `DATASETS.TRAIN`, and the number of the set of each."""
+    names = list(cfg.DATASETS.TRAIN)
+    # The first process reads first: some sets are made on first use.
     if comm.is_main_process():
-        comm.synchronize()
-    return items
+        make_datasets(names)
+    comm.synchronize()
+    # Images without a segment stay in: they teach what is not there.
+    return load_training_set(names, cfg.DATASETS.CLASSES or None, cfg.DATASETS.CHECK_LABELS)
 
 
 def _distribute(model: nn.Module) -> nn.Module:

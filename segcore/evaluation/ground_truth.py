@@ -201,6 +201,14 @@ def save_png(path: str, array: np.ndarray) -> None:
     os.replace(partial, path)
 
 
+def save_text(path: str, text: str) -> None:
+    """Write a text file through a rename."""
+    partial = f"{path}.part{os.getpid()}"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(partial, path)
+
+
 def check_complete(processed: Collection[str], expected: Collection[str], dataset_name: str) -> None:
     """Raise ValueError unless every expected image was evaluated: one left out would change the score."""
     missing = sorted(set(expected) - set(processed))

@@ -37,9 +37,7 @@ def label_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flat[starts].astype(np.int64), np.diff(starts, append=flat.size)
 
 
-def count_table(
-    rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]
-) -> np.ndarray:
+def count_table(rows: np.ndarray, columns: np.ndarray, lengths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Sum `lengths` into an int64 table of `shape` at (rows, columns); all indices must be inside."""
     # bincount's weights are doubles: exact, since a count of pixels is far below 2**53.
     flat = np.bincount(rows * shape[1] + columns, weights=lengths, minlength=shape[0] * shape[1])

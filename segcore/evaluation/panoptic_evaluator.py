@@ -17,6 +17,7 @@ from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, write_panoptic_png
 from .panoptic_quality import PanopticStat, match_segments
 from .results import write_json
+from .submission import PANOPTIC_FOLDER, PANOPTIC_JSON
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._category_of_thing = {index: category for category, index in self._truth.things.items()}
         self._category_of_stuff = {index: category for category, index in self._truth.stuff.items()}
         self._distributed = distributed
-        self._png_dir = os.path.join(output_dir, "panoptic") if save_predictions else None
+        self._png_dir = os.path.join(output_dir, PANOPTIC_FOLDER) if save_predictions else None
         self._output_dir = output_dir
         self.reset()
 
@@ -82,9 +83,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 ids, segments = self._prediction(*model_output(output, "panoptic_seg", self))
                 stat = match_segments(ids, segments, gt_ids, gt_segments, PanopticStat.over(self._is_thing))
             except (ValueError, TypeError) as error:
-                raise type(error)(
-                    f"image {image_id!r} ({self._truth.png_path(image_id)}): {error}"
-                ) from error
+                raise type(error)(f"image {image_id!r} ({self._truth.png_path(image_id)}): {error}") from error
             self._records[str(image_id)] = (stat, self._save(image_id, ids, segments))
 
     @cached_property
@@ -106,18 +105,14 @@ class PanopticEvaluator(DatasetEvaluator):
             if label == -1:
                 continue
             index = label // divisor
-            segments.append(
-                {"id": label + 1, "category_id": index, "isthing": index in self._category_of_thing}
-            )
+            segments.append({"id": label + 1, "category_id": index, "isthing": index in self._category_of_thing})
         return labels + 1, segments
 
     def _with_category_id(self, segment: dict) -> dict:
         """The segment with the data set's category id in place of the class index."""
         if segment.get("isthing") is None:
             return {"id": int(segment["id"]), "category_id": int(segment["category_id"])}
-        kind, table = (
-            ("thing", self._category_of_thing) if segment["isthing"] else ("stuff", self._category_of_stuff)
-        )
+        kind, table = ("thing", self._category_of_thing) if segment["isthing"] else ("stuff", self._category_of_stuff)
         index = int(segment["category_id"])
         if index not in table:
             raise ValueError(
@@ -155,7 +150,7 @@ class PanopticEvaluator(DatasetEvaluator):
         if self._png_dir:
             predictions = [records[image_id][1] for image_id in self._truth.annotations]
             content = {"annotations": predictions, "categories": self._truth.categories}
-            write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), content)
+            write_json(os.path.join(self._output_dir, PANOPTIC_JSON), content)
         suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
         return OrderedDict(
             panoptic_seg={
@@ -178,6 +173,4 @@ class PanopticEvaluator(DatasetEvaluator):
             for category, row in total.per_category().items()
         ]
         headers = ["category", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
-        logger.info(
-            "Panoptic quality per category:\n%s", tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f")
-        )
+        logger.info("Panoptic quality per category:\n%s", tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f"))

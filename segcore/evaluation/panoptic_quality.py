@@ -3,6 +3,8 @@
 For one image, with id 0 = void in both maps and |.| = number of pixels:
 
 1. IoU(p, g) = |p and g| / (|p| + |g| - |p and g| - |p and void|): void ground truth neither helps nor harms.
+   |g| is the `area` that the JSON lists, as in COCO's own evaluator, if it is more than the PNG shows: ADE20K's
+   stuff keeps the area that it has before things are laid over it.
 2. p and g match when their categories agree, g is no crowd and IoU > 0.5. Segments do not overlap, so a
    segment matches at most once.
 3. A ground-truth segment left over is a false negative, unless it is a crowd. One that the JSON lists and the
@@ -112,7 +114,7 @@ def panoptic_quality(
     Args:
         pred_ids, gt_ids: (H, W) segment ids, any integer dtype, 0 = void; arrays or CPU tensors.
         pred_segments: [{"id", "category_id"}], category ids as in `categories`.
-        gt_segments: [{"id", "category_id", "iscrowd" (optional)}].
+        gt_segments: [{"id", "category_id", "iscrowd" (optional), "area" (optional)}].
         categories: COCO category dicts with "id" and "isthing", or a mapping id -> such a dict.
 
     Returns:
@@ -160,6 +162,7 @@ class _Segments:
             raise ValueError(f"the {side}'s segment ids must be a (height, width) map, got {self.map.shape}")
         self.ids = np.array([s["id"] for s in segments], dtype=np.int64)
         self.categories = np.array([s["category_id"] for s in segments], dtype=np.int64)
+        self.areas = np.array([round(s.get("area") or 0) for s in segments], dtype=np.int64)
         self.crowd = np.array([bool(s.get("iscrowd", 0)) for s in segments], dtype=bool)
         if len(set(self.ids.tolist())) != len(self.ids) or (self.ids == 0).any():
             raise ValueError(
@@ -191,12 +194,10 @@ def _overlaps(pred: _Segments, gt: _Segments) -> np.ndarray:
     return count_table(pred.positions(pred_labels), gt.positions(gt_labels), lengths, shape)
 
 
-def _count(
-    stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray
-) -> None:
+def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray) -> None:
     """Rules 1 to 4 of the module's docstring on the table of overlaps."""
     common, on_void = table[1:, 1:], table[1:, 0]
-    gt_area = table[:, 1:].sum(axis=0)
+    gt_area = np.maximum(table[:, 1:].sum(axis=0), gt.areas)
     union = (pred_area - on_void)[:, None] + gt_area[None, :] - common
     comparable = (pred.categories[:, None] == gt.categories[None, :]) & ~gt.crowd[None, :]
     matched = comparable & (2 * common > union)  # IoU > 1/2 without rounding

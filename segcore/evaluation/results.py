@@ -37,12 +37,8 @@ def metrics_table(results: Mapping[str, Mapping]) -> str:
     """
     known = [key for key, _, _ in _BLOCKS]
     if any(key in results for key in known):
-        return tabulate(
-            _rows(results), ["task", "over", "", "", ""], tablefmt="simple_outline", disable_numparse=True
-        )
-    tables = [
-        f"{name}\n{metrics_table(value)}" for name, value in results.items() if isinstance(value, Mapping)
-    ]
+        return tabulate(_rows(results), ["task", "over", "", "", ""], tablefmt="simple_outline", disable_numparse=True)
+    tables = [f"{name}\n{metrics_table(value)}" for name, value in results.items() if isinstance(value, Mapping)]
     if not tables:
         raise ValueError(f"no metrics to show: got keys {sorted(results)}, expected some of {known}")
     return "\n".join(tables)

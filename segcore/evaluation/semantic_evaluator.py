@@ -14,6 +14,8 @@ from detectron2.evaluation import DatasetEvaluator, SemSegEvaluator
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from segcore.data.layers import apply_label_classes
+
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, save_png
 from .pairs import count_table, pair_runs
@@ -31,7 +33,8 @@ class SemanticEvaluator(SemSegEvaluator):
             class indices and metadata.ignore_label) when they have one, else made from the panoptic PNG and
             JSON.
         output_dir: where `save_predictions` writes. Nothing is written otherwise.
-        save_predictions: write `semantic/<image>.png`, class indices, 8 bit (16 from 256 classes on).
+        save_predictions: write `semantic/<image>.png`, class indices plus metadata.submission_offset (ADE20K
+            counts from 1), 8 bit (16 from 256 classes on).
         distributed: gather from all processes; False evaluates this process's images only.
         ground_truth: share one that other evaluators of this data set use.
     """
@@ -55,10 +58,11 @@ class SemanticEvaluator(SemSegEvaluator):
         self._class_names = required(metadata, "stuff_classes", "semantic evaluation")
         self._num_classes = len(self._class_names)
         self._ignore_label = required(metadata, "ignore_label", "semantic evaluation")
+        self._offset = metadata.get("submission_offset", 0)
         self._label_files = _label_files(dataset_name)
-        self._truth = (
-            None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
-        )
+        tables = {key: metadata.get(key, None) for key in ("label_classes", "ignored_labels")}
+        self._label_tables = tables if tables["label_classes"] is not None else None
+        self._truth = None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
         self._png_dir = os.path.join(output_dir, "semantic") if save_predictions else None
         self._gather = distributed
         # What Detectron2's `evaluate` reads: it sums, prints and returns; gathering and writing are done
@@ -103,8 +107,8 @@ class SemanticEvaluator(SemSegEvaluator):
             self._records[key] = (used, counts[used])
             if self._png_dir:
                 stem = os.path.splitext(os.path.basename(image["file_name"]))[0]
-                dtype = np.uint8 if self._num_classes <= 256 else np.uint16
-                save_png(os.path.join(self._png_dir, f"{stem}.png"), predicted.astype(dtype))
+                dtype = np.uint8 if self._num_classes + self._offset <= 256 else np.uint16
+                save_png(os.path.join(self._png_dir, f"{stem}.png"), (predicted + self._offset).astype(dtype))
 
     def _labels(self, output: torch.Tensor, key: str) -> np.ndarray:
         if output.dim() == 3 and output.shape[0] == self._num_classes:
@@ -125,7 +129,7 @@ class SemanticEvaluator(SemSegEvaluator):
         if key not in self._label_files:
             raise ValueError(f"image {key!r} is not a file_name of the data set '{self._dataset_name}'")
         path = self._label_files[key]
-        labels = _read_label_png(path)
+        labels = self._class_indices(_read_label_png(path), path)
         wrong = np.unique(labels[(labels >= self._num_classes) & (labels != self._ignore_label)])
         if wrong.size:
             raise ValueError(
@@ -133,6 +137,13 @@ class SemanticEvaluator(SemSegEvaluator):
                 f"{self._ignore_label} (ignored)"
             )
         return labels
+
+    def _class_indices(self, labels: np.ndarray, path: str) -> np.ndarray:
+        """The label values of a user's own set as class indices."""
+        if self._label_tables is None:
+            return labels
+        classes = apply_label_classes(labels, {**self._label_tables, "sem_seg_file_name": path})
+        return np.where(classes < 0, self._ignore_label, classes)
 
     def evaluate(self) -> OrderedDict:
         """{"sem_seg": metrics}; {} on other processes. To be called by all processes.
@@ -177,7 +188,5 @@ def _read_label_png(path: str) -> np.ndarray:
     except (OSError, SyntaxError) as error:  # both are Pillow's ways to say "broken file"
         raise ValueError(f"label PNG {path} cannot be decoded: {error}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}"
-        )
+        raise ValueError(f"label PNG {path} must hold one integer label per pixel, got {labels.shape} {labels.dtype}")
     return labels

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from seggpt.commands import predict
 from seggpt.convert import huggingface_config, to_huggingface
 from tests.seggpt.small_seggpt import SMALL, small_model
 
@@ -92,48 +93,73 @@ def test_clip_after_its_first_frame(demo, files, capsys):
     assert (np.asarray(Image.open(files / "out/clip/masks/00000.png")) > 0).sum() == 15 * 22
 
 
-@pytest.mark.parametrize("clip", [False, True])
-def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, clip):
-    asked = []
+def finder_of(names: dict, asked: list):
+    """A stand-in for OneFormer that finds boxes of these class numbers; they overlap, the first is surest."""
 
     class Finder:
         def __init__(self, cfg, weights, device):
-            self.arguments = (cfg, weights, device)
+            pass
 
         def __call__(self, image, task, confidence):
             asked.append((image.shape, task, confidence))
-            masks = np.zeros((2, 30, 48), bool)
-            masks[0, :10], masks[1, 5:20] = True, True  # they overlap; the surer one is the first
-            return SimpleNamespace(instance=SimpleNamespace(masks=masks, scores=np.array([0.9, 0.6])))
+            masks = np.zeros((len(names), *image.shape[:2]), bool)
+            for i in range(len(names)):
+                masks[i, 5 * i : 5 * i + 10] = True
+            return SimpleNamespace(
+                instance=SimpleNamespace(
+                    masks=masks,
+                    scores=np.linspace(0.9, 0.6, len(names)),
+                    class_indices=list(names),
+                    names=list(names.values()),
+                )
+            )
 
-    monkeypatch.setattr("oneformer.OneFormerPredictor", Finder, raising=False)
+    return Finder
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, capsys, clip):
+    asked = []
+    monkeypatch.setattr("oneformer.OneFormerPredictor", finder_of({4: "car", 1: "door"}, asked), raising=False)
     source = (
         ["--video", "--input", str(files / "clip")]
         if clip
         else ["--input", str(files / "clip/00001.png"), "--prompt-image", str(files / "clip/00000.png")]
     )
-    demo.main(
-        [
-            "--weights",
-            str(files / "weights"),
-            "--device",
-            "cpu",
-            "--prompt-from",
-            "oneformer",
-            *source,
-            "--output",
-            str(files / "out"),
-            "--memory",
-            "0",
-            "--confidence",
-            "0.4",
-        ]
-    )
+    model = ["--weights", str(files / "weights"), "--device", "cpu", "--prompt-from", "oneformer"]
+    demo.main([*model, *source, "--output", str(files / "out"), "--memory", "0", "--confidence", "0.4"])
     assert asked == [((30, 48, 3), "instance", 0.4)]
+    assert "1: door, 2: car" in capsys.readouterr().out
     if clip:
         first = np.asarray(Image.open(files / "out/clip/masks/00000.png"))
-        assert (first == 2).sum() == 10 * 48 and (first == 1).sum() == 10 * 48
+        assert (first == 2).sum() == 10 * 48 and (first == 1).sum() == 5 * 48
     assert (files / "out/joint.jpg").is_file()
+
+
+@pytest.mark.parametrize("kind, expected", [("instance", [[1, 2], [3, 4]]), ("semantic", [[2, 5], [2, 5]])])
+def test_found_objects_of_several_pictures_are_not_mixed_up(kind, expected):
+    args = predict.parse_args(["--input", "x", "--type", kind, "--prompt-from", "oneformer"], "p", ["oneformer"])
+    maps = predict.object_finder(args, finder_of({4: "car", 1: "door"}, []))([np.zeros((30, 48, 3), np.uint8)] * 2)
+    assert [[v for v in np.unique(m) if v] for m in maps] == expected
+
+
+def test_clips_of_one_name_and_a_picture_that_cannot_be_read(demo, files, capsys):
+    (files / "other").mkdir()
+    (files / "other/clip").mkdir()
+    for name in ("clip/00001.png", "clip/00000.png"):
+        (files / "other" / name).write_bytes((files / name).read_bytes())
+    (files / "clip/00002.png").write_bytes(b"broken")
+    model = ["--weights", str(files / "weights"), "--device", "cpu", "--dtype", "bfloat16"]
+    prompt = ["--prompt-image", str(files / "clip/00000.png"), "--prompt-mask", str(files / "mask.png")]
+    rest = ["--output", str(files / "out"), "--on-error", "skip", "--memory", "1", "--fit", "pad"]
+    clips = [str(files / "clip"), str(files / "other/clip")]
+    demo.main([*model, *prompt, *rest, "--video", "--input", *clips])
+    assert len(list((files / "out/clip/masks").iterdir())) == 2
+    assert len(list((files / "out/clip_2/masks").iterdir())) == 2
+    demo.main([*model, *prompt, *rest, "--input", str(files / "clip/*.png")])
+    assert "2 pictures" in (told := capsys.readouterr().out) and told.count("left out: ") == 2
+    with pytest.raises(ValueError, match=r"00002\.png"):
+        demo.main([*model, *prompt, "--output", str(files / "out"), "--input", str(files / "clip/*.png")])
 
 
 @pytest.mark.parametrize(
@@ -164,7 +190,7 @@ def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, clip):
             ["--weights", "w", "--input", "x.jpg", "--prompt-mask", "a", "--save-prompts", "p"],
             "--save-prompts needs",
         ),
-        (["--weights", "w", "--input", "nowhere-*.jpg", "--prompts", "p"], "matches no file"),
+        (["--weights", "w", "--input", "nowhere-*.jpg", "--prompts", "p"], "no file matches"),
         (["--weights", "w", "--input", str(SCRIPT), "--prompt-mask", "a"], "pictures need examples"),
     ],
 )

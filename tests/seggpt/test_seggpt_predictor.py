@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from seggpt import SegGPTPredictor
-from seggpt.pictures import covered_size, grid_of, padded_tokens, read_picture, window_weight, windows
+from seggpt.pictures import covered_size, grid_of, padded_tokens, read_mask_file, read_picture, window_weight, windows
 from tests.seggpt.small_seggpt import small_model
 
 
@@ -219,6 +219,10 @@ def test_objects_that_vanish_at_the_networks_size_are_refused(predictor):
     mask[3, 3] = True
     with pytest.raises(ValueError, match="vanishes"):
         predictor.encode_prompts(photo(900, 900), mask)
+    labels = mask * np.int32(7)
+    labels[500:] = 2
+    with pytest.raises(ValueError, match="label 7 of the masks vanishes"):
+        predictor.encode_prompts(photo(900, 900), labels)
 
 
 @pytest.mark.parametrize(
@@ -242,10 +246,17 @@ def test_picture_files(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0nothing")
     with pytest.raises(ValueError, match="grey picture"):
         read_picture(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match="cannot read the picture"):
+    with pytest.raises(ValueError, match="cannot read the image"):
         read_picture(tmp_path / "cut.jpg")
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_picture(tmp_path / "none.jpg")
+    Image.fromarray(photo()[..., 0]).save(tmp_path / "mask.jpg")
+    with pytest.raises(ValueError, match="JPEG"):
+        read_mask_file(tmp_path / "mask.jpg")
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(tmp_path / "rgba.png")
+    for read in (read_picture, read_mask_file):
+        with pytest.raises(ValueError, match="four-channel"):
+            read(tmp_path / "rgba.png")
 
 
 def test_half_precision_model(predictor, model):

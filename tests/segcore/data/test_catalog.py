@@ -170,7 +170,7 @@ def test_default_colours_differ():
 def test_every_builtin_set_is_consistent():
     register_builtin()
     for stem in builtin.builtin_sets():
-        for split in builtin._content(builtin._DIRECTORY / f"{stem}.json")["splits"]:
+        for split in builtin.builtin_content(stem)["splits"]:
             metadata = MetadataCatalog.get(split)
             count = len(metadata.stuff_classes)
             assert sorted(class_index_of(metadata).values()) == list(range(count))

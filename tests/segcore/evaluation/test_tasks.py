@@ -83,9 +83,7 @@ def test_one_table_of_every_headline_metric():
 
 def test_metrics_file_has_null_for_nan_and_appears_at_once(tmp_path):
     path = tmp_path / "out" / "metrics_final.json"
-    write_metrics(
-        {**RESULTS, "extra": {"count": np.int64(3), "loss": torch.tensor(0.5), "l": [np.nan]}}, str(path)
-    )
+    write_metrics({**RESULTS, "extra": {"count": np.int64(3), "loss": torch.tensor(0.5), "l": [np.nan]}}, str(path))
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert content["panoptic_seg"]["PQ_st"] is None
     assert content["segm"] == RESULTS["segm"]

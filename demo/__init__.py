@@ -1,0 +1,1 @@
+"""What a user runs first: command lines, a web page, small weights."""

@@ -1,0 +1,115 @@
+"""Linear layers that use the whole width of the processor.
+
+PyTorch multiplies fp32 matrices with MKL, which runs its 256-bit code on processors that are not Intel's.
+oneDNN, also part of PyTorch, looks at what the processor can do: on an AMD one with AVX-512 its products take
+less than half of the time (`benchmarks/linear.py`). A linear layer is a 1x1 convolution over its tokens,
+and convolutions go to oneDNN. The result differs from `F.linear` by rounding alone.
+
+By default that is how models train on such a processor. Without gradients F.linear stays the default: masked
+attention turns a mask logit within rounding of 0 into a decision, and published outputs were made with MKL.
+The predictor, which nobody compares to the digit, asks for the `fastest`.
+
+Shapes:  ... any leading dimensions, K input features, N output features.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Multiply-adds below which the set-up of a convolution costs more than it saves.
+_SMALLEST = 2**23
+
+
+def _vendor() -> str:
+    """The processor's maker as CPUID names it; "" where it cannot be read."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return platform.processor()  # Windows: "AMD64 Family 25 ..., AuthenticAMD"
+    with cpuinfo.open() as lines:
+        return next((line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")), "")
+
+
+def _onednn_is_faster() -> bool:
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and "AuthenticAMD" in _vendor()
+    )
+
+
+_FASTER = _onednn_is_faster()
+_ASKED: list[bool | None] = [None]
+
+
+@contextmanager
+def use_onednn(use: bool) -> Iterator[None]:
+    """Inside the block, `linear` calls oneDNN (True) or F.linear (False), whatever the processor."""
+    previous = _ASKED[0]
+    _ASKED[0] = use
+    try:
+        yield
+    finally:
+        _ASKED[0] = previous
+
+
+def fastest() -> AbstractContextManager[None]:
+    """Inside the block, `linear` calls the library that is faster on this processor, with gradients or without."""
+    return use_onednn(_FASTER)
+
+
+def _wanted() -> bool:
+    asked = _ASKED[0]
+    return _FASTER and torch.is_grad_enabled() if asked is None else asked
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias, with gradients, by the faster of the two libraries.
+
+    Args:
+        x: (..., K).
+        weight: (N, K).
+        bias: (N,) or None.
+
+    Returns:
+        (..., N).
+    """
+    if not _wanted() or torch.compiler.is_compiling() or not _suits(x, weight):
+        return F.linear(x, weight, bias)
+    # (1, K, tokens, 1) over memory that is (tokens, K): channels last, and so is the output.
+    tokens = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    out = F.conv2d(tokens, weight[:, :, None, None], bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    # bf16 and fp16 (autocast too) use oneDNN in F.linear already.
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() * len(weight) >= _SMALLEST
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+    )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by `linear`: the same parameters, the same state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def speed_up_linears(model: nn.Module) -> None:
+    """Turn every plain `nn.Linear` of `model` into `Linear`, in place; subclasses stay as they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            # Adds behaviour but no state: it can change class where it sits.
+            module.__class__ = Linear
