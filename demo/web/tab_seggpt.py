@@ -191,4 +191,5 @@ def build_tab(models: Models, limits: Limits, results: Path) -> None:
         guarded(handlers.segment), [painted, examples, targets, kind], [status, shown, video, files], js=COLLECT,
         concurrency_id="models", concurrency_limit=1, show_progress="hidden", api_name="seggpt",
     )
-    stop.click(lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[event], queue=False, api_name=False)
+    # Through the queue, so that it comes after whatever the cancelled run still had to say.
+    stop.click(lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[event], api_name=False)

@@ -138,7 +138,8 @@ def build_tab(models: Models, limits: Limits, results: Path) -> None:
         guarded(handlers.follow), [file, key, chosen], [status, shown, video, files],
         concurrency_id="models", concurrency_limit=1, show_progress="hidden", api_name="follow",
     )
+    # Through the queue, so that it comes after whatever the cancelled run still had to say.
     stop.click(
-        lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[finding, following], queue=False,
+        lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[finding, following],
         api_name=False,
     )

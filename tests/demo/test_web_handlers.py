@@ -270,6 +270,19 @@ def test_the_painter_takes_no_more_than_it_has_colours_for(models, photo, tmp_pa
     assert painter([photograph(5, 5)]).count("sp-label") >= 8
 
 
+def test_the_page_is_for_this_machine_unless_told_otherwise(models, tmp_path):
+    from demo import app
+    from demo.web.page import serve
+
+    assert app.parse_args([]).host == "127.0.0.1"
+    page = serve(models, Limits(queue=3), port=None, work=str(tmp_path), block=False)
+    try:
+        assert page.server_name == "127.0.0.1" and page.local_url.startswith("http://127.0.0.1:")
+        assert page._queue.max_size == 3 and not page.share and page.max_file_size == Limits().file_bytes
+    finally:
+        page.close(verbose=False)
+
+
 def test_app_says_what_is_missing(repo, monkeypatch, capsys):
     from demo import app
 
