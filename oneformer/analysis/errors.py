@@ -113,8 +113,8 @@ def _count_image(report: ErrorReport, output: dict, layers: list[Layer], task: s
 
 
 def _class_map(layer: Layer, void: int) -> np.ndarray:
-    """(H, W) class indices, `void` where nothing is labelled or a crowd is."""
-    classes = [void, *(void if s["iscrowd"] else s["category_id"] for s in layer.segments)]
+    """(H, W) class indices, `void` where nothing is labelled; crowds count as their class, as in mIoU."""
+    classes = [void, *(s["category_id"] for s in layer.segments)]
     return np.array(classes, np.int64)[layer.indices]
 
 

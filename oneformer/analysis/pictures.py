@@ -62,7 +62,7 @@ def draw_error(x: dict, output: dict, score: float, classes: Classes) -> np.ndar
     panels = []
     for heading, segments in parts:
         picture = render(image, _as_prediction(segments, size, classes), PANOPTIC, _SIDE)
-        note = f"{os.path.basename(x['file_name'])}, score {100 * score:.1f}" if heading == "photograph" else ""
+        note = f"score {100 * score:.1f}" if heading == "photograph" else ""
         panels.append(np.vstack([title(heading, note, picture.shape[1], _LINE), picture]))
     return grid(panels, 3, gap=4, color=(255, 255, 255))
 

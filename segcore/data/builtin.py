@@ -124,10 +124,15 @@ def _instance_metadata(content: dict, panoptic: dict) -> dict:
         }
     else:
         fields = {**panoptic, "evaluator_type": kind}
-    if content.get("instance_thing_classes") == "things":  # as Detectron2 has it; the indices stay
-        fields["thing_classes"] = [category["name"] for category in content["categories"] if category["isthing"]]
-        fields.pop("thing_colors")
-    return {**fields, "tasks": ("instance",)}
+    return {**fields, **_thing_names(content), "tasks": ("instance",)}
+
+
+def _thing_names(content: dict) -> dict:
+    """Detectron2's own Cityscapes splits list the things alone under thing_classes; class indices stay."""
+    if content.get("split_thing_classes") != "things":
+        return {}
+    things = [category for category in content["categories"] if category["isthing"]]
+    return {key: [c[field] for c in things] for key, field in (("thing_classes", "name"), ("thing_colors", "color"))}
 
 
 def _semantic_metadata(content: dict, panoptic: dict) -> dict:
@@ -135,6 +140,7 @@ def _semantic_metadata(content: dict, panoptic: dict) -> dict:
     count, ignored = len(content["categories"]), panoptic["ignore_label"]
     return {
         **panoptic,
+        **_thing_names(content),
         "evaluator_type": content.get("semantic_evaluator_type", "sem_seg"),
         "label_classes": {index: index for index in range(count)},
         "ignored_labels": (ignored,),
