@@ -28,9 +28,11 @@ _SHOWN = 4  # results that the joint picture has
 
 @dataclass
 class Report:
-    """What a run did: results written, sentences about what was left out, and pictures to show."""
+    """What a run did: results written, how many of them have no label, sentences about what was left out,
+    and pictures to show."""
 
     written: int = 0
+    empty: int = 0
     skipped: list[str] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
 
@@ -78,6 +80,7 @@ def segment_pictures(
                 if writer is not None:
                     writer.add(name, paths[name], typed_result(prediction.label_map, prompts.labels))
                 report.written += 1
+                report.empty += not prediction.label_map.any()
                 if len(report.shown) < _SHOWN:
                     report.shown.append((image, prediction.label_map))
             bar.update(len(files[start : start + step]))
@@ -130,6 +133,7 @@ def segment_clip(
         try:
             for result in tqdm(results, total=clip.length, unit="frame", disable=None):
                 report.written += 1
+                report.empty += not result.prediction.label_map.any()
                 drawn = _write_frame(result, output, video)
                 if report.written in _spread(clip.length):
                     report.shown.append(drawn)

@@ -10,15 +10,15 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from segcore.data.catalog import load_dataset
 from segcore.data.training_set import check_labels
-from segcore.engine import ConfigError, Trainer, argument_parser, build_config
+from segcore.engine import Trainer, argument_parser, build_config
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction
 from segcore.visualization import grid, render
 from segcore.visualization.legend import title
@@ -86,16 +86,15 @@ def _wrapped(words: list[str], width: int) -> Iterator[str]:
     yield line
 
 
-def draw_batch(cfg, output: str, count: int) -> list[str]:
-    """Draw the first samples of a training run; returns the paths of the pictures."""
-    name = cfg.DATASETS.CLASSES or cfg.DATASETS.TRAIN[0]
-    classes = Classes.from_metadata(MetadataCatalog.get(name))
+def draw_samples(
+    samples: Iterable[dict], classes: Classes, channel_order: str, output: str, count: int
+) -> list[str]:
+    """Draw the first training inputs into the folder `output`; returns the paths of the pictures."""
     os.makedirs(output, exist_ok=True)
     paths = []
-    samples = (sample for batch in Trainer.build_train_loader(cfg) for sample in batch)
     for number, sample in zip(range(count), samples):
         paths.append(os.path.join(output, f"sample_{number:02d}_{sample['task']}.png"))
-        Image.fromarray(draw_sample(sample, classes, cfg.INPUT.FORMAT)).save(paths[-1])
+        Image.fromarray(draw_sample(sample, classes, channel_order)).save(paths[-1])
         height, width = sample["image"].shape[1:]
         targets = Counter(classes.names[i] for i in sample["instances"].gt_classes.tolist())
         listed = ", ".join(f"{n} x {name}" for name, n in targets.items()) or "no target"
@@ -103,12 +102,10 @@ def draw_batch(cfg, output: str, count: int) -> list[str]:
     return paths
 
 
-def check_sets(cfg) -> int:
-    """Read every label of DATASETS.TRAIN and TEST, print the bad ones and their number; returns it."""
+def check_sets(names: Iterable[str]) -> int:
+    """Read every label of registered data sets, print the bad ones and their number; returns it."""
     total = 0
-    for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-        if name not in DatasetCatalog:
-            raise ConfigError(f"data set {name!r} is not registered")
+    for name in names:
         problems: list[str] = []
         records = load_dataset(name, problems)
         problems += [problem for problem in check_labels(records, name) if problem is not None]
@@ -117,6 +114,17 @@ def check_sets(cfg) -> int:
         print(f"{name}: {len(records)} labels read, {len(problems)} are bad", flush=True)
         total += len(problems)
     return total
+
+
+def build_samples(cfg) -> tuple[Iterator[dict], Classes, str]:
+    """The training inputs of a config one after the other, its classes and its channel order."""
+    classes = Classes.from_metadata(MetadataCatalog.get(cfg.DATASETS.CLASSES or cfg.DATASETS.TRAIN[0]))
+    samples = (sample for batch in Trainer.build_train_loader(cfg) for sample in batch)
+    return samples, classes, cfg.INPUT.FORMAT
+
+
+def _names_arguments(cfg) -> list[str]:
+    return list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,8 +144,8 @@ def main(argv: list[str] | None = None) -> int:
         run = argument_parser().parse_args(["--config-file", args.config, *args.opts])
         cfg = build_config(run, [add_oneformer_config])
         if args.check:
-            return 1 if check_sets(cfg) else 0
-        draw_batch(cfg, args.output, args.count)
+            return 1 if check_sets(_names_arguments(cfg)) else 0
+        draw_samples(*build_samples(cfg), args.output, args.count)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -171,6 +171,8 @@ def run_clip(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, firs
 
 def tell(report: Report, what: str, folder: str | Path) -> None:
     print(f"{report.written} {what} segmented into {folder}")
+    if report.empty:
+        print(f"  nothing was found in {report.empty} of them; a lower --threshold finds more")
     for sentence in report.skipped:
         print(f"  left out: {sentence}")
 

@@ -50,6 +50,7 @@ def files(tmp_path):
 def test_pictures(demo, files, capsys):
     out = files / "out"
     common = ["--weights", str(files / "weights"), "--device", "cpu", "--input", str(files / "clip/*.png")]
+    common += ["--threshold", "0.1"]  # the weights are random: near to black nearly everywhere
     demo.main(
         [
             *common,
@@ -63,11 +64,16 @@ def test_pictures(demo, files, capsys):
             str(out),
         ]
     )
-    assert "3 pictures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 pictures" in told and "nothing was found" not in told
     labels = np.asarray(Image.open(out / "00002_labels.png"))
-    assert labels.shape == (30, 48) and (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
+    assert labels.shape == (30, 48) and labels.any()
+    assert (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
     demo.main([*common, "--prompts", str(files / "p.safetensors"), "--output", str(files / "again")])
     assert np.array_equal(labels, np.asarray(Image.open(files / "again/00002_labels.png")))
+    strict = ["--prompts", str(files / "p.safetensors"), "--threshold", "0.999", "--output", str(files / "none")]
+    demo.main([*common, *strict])
+    assert "nothing was found in 3 of them" in capsys.readouterr().out
 
 
 def test_clip_after_its_first_frame(demo, files, capsys):
