@@ -207,7 +207,8 @@ def flex_form(maps: Sequence[Tensor], kernel: int, dilation: int, rpb: Tensor) -
         return x.permute(0, 3, 5, 1, 2, 4, 6).flatten(4, 5).flatten(0, 2).contiguous()
 
     blocks = create_block_mask(inside, None, None, side * side, side * side, device=maps[0].device.type)
-    compiled = torch.compile(flex_attention)
+    torch._dynamo.reset()  # else a second map is compiled with dynamic sizes, which fails on a CPU (PyTorch 2.11)
+    compiled = torch.compile(flex_attention, dynamic=False)
 
     def run() -> Tensor:
         out = compiled(*map(split, maps), score_mod=score, block_mask=blocks)

@@ -80,7 +80,7 @@ class OneFormerHandlers:
         found = self.recent.get(key)
         if not wanted:
             raise ValueError("Choose at least one kind of file.")
-        folder = new_folder(self.results)
+        folder = new_folder(self.results, self.limits)
         files = []
         if _PICTURES in wanted:
             for task in tasks_of(found.prediction):

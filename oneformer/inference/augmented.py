@@ -102,7 +102,7 @@ class TestTimeAugmentation(nn.Module):
                     groups[task] = QueryGroups(class_logits, masks, self.absence)
         if scores is not None:
             result["sem_seg"] = scores / len(self.views)
-        whole = MaskResizer(output_size, output_size, output_size)  # the merged masks have that size
+        whole = MaskResizer.unchanged(output_size)  # the merged masks have that size
         for task, group in groups.items():
             result.update(self.model.postprocess(task, *group.merged(), whole))
         return result

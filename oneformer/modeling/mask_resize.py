@@ -71,6 +71,11 @@ class MaskResizer:
     image_size: tuple[int, int]
     output_size: tuple[int, int]
 
+    @classmethod
+    def unchanged(cls, size: tuple[int, int]) -> MaskResizer:
+        """For masks that have the size of the result already."""
+        return cls(size, size, size)
+
     def __call__(self, masks: Tensor) -> Tensor:
         """(n, h, w) logits -> (n, *output_size)."""
         if len(masks) == 0:

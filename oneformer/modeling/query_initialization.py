@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import KEY, VALUE, Attention, xavier_init_matrices
-from .position_encoding import axis_encodings
+from .layers import VALUE, Attention, xavier_init_matrices
+from .position_encoding import axis_encodings, sine_position_encoding
 
 
 class QueryDecoderLayer(nn.Module):
@@ -57,32 +57,28 @@ class QueryInitializer(nn.Module):
         )
         xavier_init_matrices(self)
 
-    def project(self, mask_features: Tensor, projection: nn.Conv2d) -> list[tuple[Tensor, Tensor]]:
+    def project(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of each layer, for any number of tasks to share.
 
         Args:
-            mask_features: (B, mask_dim, H/4, W/4).
-            projection: 1 x 1 convolution of them to C channels.
+            features: (B, C, H/4, W/4), projected.
 
         Returns:
-            per layer (B or 1, heads, S, C / heads) twice.
+            per layer (B, heads, S, C / heads) twice.
 
         The values are the sine position encoding alone, and the image enters only through the
-        keys: so the released models were trained, and their weights depend on it.
-
-        Linear maps in a row are one, and the encoding is a row's plus a column's: a key is
-        W_k (W_p features + b_p + position) + b_k = (W_k W_p) features + row + column.
+        keys: so the released models were trained, and their weights depend on it. A projected
+        encoding is a row's part plus a column's, so that a value costs one addition.
         """
-        y, x = axis_encodings(*mask_features.shape[2:], projection.out_channels, mask_features.device)
-        y, x = y.to(mask_features.dtype), x.to(mask_features.dtype)
+        position = sine_position_encoding(*features.shape[2:], features.shape[1], features.device)
+        keys = features.add(position.to(features.dtype)).flatten(2).transpose(1, 2)
+        y, x = axis_encodings(*features.shape[2:], features.shape[1], features.device)
+        y, x = y.to(features.dtype), x.to(features.dtype)
         memory = []
         for layer in self.decoder.layers:
             attention = layer.multihead_attn
-            weight, bias = attention.part(KEY)
-            key = mask_features.flatten(2).transpose(1, 2) @ (weight @ projection.weight.flatten(1)).t()
-            key.add_(_project_position(weight, F.linear(projection.bias, weight, bias), y, x))
-            value = _project_position(*attention.part(VALUE), y, x).expand(len(key), -1, -1)
-            memory.append((attention.split_heads(key), attention.split_heads(value)))
+            value = _project_position(*attention.part(VALUE), y, x).expand(len(features), -1, -1)
+            memory.append((attention.project_keys(keys), attention.split_heads(value)))
         return memory
 
     def forward(self, task: Tensor, query_embed: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -158,7 +158,7 @@ class OneFormerDecoder(nn.Module):
             mask_features: (B, mask_dim, H, W) per-pixel embeddings.
             maps: NUM_LEVELS maps (B, C, h, w), coarsest first.
         """
-        query_init = self.class_transformer.project(mask_features, self.class_input_proj)
+        query_init = self.class_transformer.project(self.class_input_proj(mask_features))
         sizes = [tuple(x.shape[-2:]) for x in maps]
         level_features = [_resize(mask_features.detach(), size) for size in sizes]
         memory = [self._level_memory(x, level) for level, x in enumerate(maps)]

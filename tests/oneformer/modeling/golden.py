@@ -39,7 +39,6 @@ class Golden:
     """One .npz: arrays are flat strided samples of the tensors they stand for."""
 
     def __init__(self, path: Path):
-        self.name = path.stem
         self.data = np.load(path)
 
     def __getitem__(self, key: str) -> np.ndarray:

@@ -127,6 +127,8 @@ def test_build_at_first_use(tmp_path):
     shutil.copytree(ROOT / "segcore", tmp_path / "segcore", ignore=shutil.ignore_patterns("_C.*", "__pycache__"))
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); "
+        # an editable installation would find the extension of the tree
+        "sys.meta_path[:] = [f for f in sys.meta_path if '_editable' not in getattr(f, '__module__', '')]; "
         "from segcore.ops import available_backends, extension, info; print(info.describe()); "
         "assert extension.__file__.startswith(sys.argv[1]) and not available_backends()['cpu']"
     )
