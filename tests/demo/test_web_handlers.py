@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -277,8 +278,6 @@ def test_a_bug_is_logged_and_the_visitor_told(caplog):
 
 
 def test_old_results_are_deleted(tmp_path):
-    import os
-
     old, recent = uploads.new_folder(tmp_path, LIMITS), uploads.new_folder(tmp_path, LIMITS)
     os.utime(old, (0, 0))
     newest = uploads.new_folder(tmp_path, LIMITS)
