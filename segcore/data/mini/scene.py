@@ -25,6 +25,7 @@ CATEGORIES = (
 HEIGHT, WIDTH = 128, 160
 _OVERSAMPLING = 2  # painted finer, so that edges mix as they do in a photograph
 _MIN_PIXELS = 64  # what shows less of itself is void
+_CHOICES = 4  # places looked at for a thing; it takes the freest, so that most are seen well and some are half hidden
 _VOID = 0
 _STUFF_IDS = {ground.SKY: 1, ground.GRASS: 2, ground.ROAD: 3, ground.WATER: 5}
 
@@ -44,11 +45,11 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind(11, things.ball, (0.36, 0.52), 0.52, (0.50, 0.95)),
-    _Kind(12, things.box, (0.36, 0.50), 1.05, (0.50, 0.95)),
-    _Kind(13, things.cone, (0.46, 0.66), 0.44, (0.50, 0.95)),
-    _Kind(17, things.tree, (0.95, 1.40), 0.45, (0.35, 0.70)),
-    _Kind(18, things.car, (0.36, 0.48), 1.35, (0.45, 0.90)),
+    _Kind(11, things.ball, (0.42, 0.58), 0.52, (0.55, 0.95)),
+    _Kind(12, things.box, (0.36, 0.50), 1.05, (0.55, 0.95)),
+    _Kind(13, things.cone, (0.54, 0.74), 0.44, (0.55, 0.95)),
+    _Kind(17, things.tree, (0.95, 1.40), 0.45, (0.40, 0.70)),
+    _Kind(18, things.car, (0.34, 0.46), 1.35, (0.50, 0.90)),
 )
 _UNLABELLED = (
     _Kind(_VOID, things.stone, (0.15, 0.3), 0.65, (0.2, 0.9)),
@@ -93,7 +94,8 @@ def _place(rng: np.random.Generator) -> tuple[list[_Placed], dict[int, dict]]:
         for _ in range(rng.integers(1, 4)):
             segment = len(segments) + 1
             segments[segment] = {"category_id": kind.category_id, "iscrowd": 0}
-            placed.append(_stand(rng, kind, segment, x, nearness, spread=0.42))
+            places = [_stand(rng, kind, segment, x, nearness, spread=0.42) for _ in range(_CHOICES)]
+            placed.append(min(places, key=lambda place: _crowding(place, placed)))
     if rng.random() < 0.3:
         kind = _KINDS[rng.choice([0, 1, 2, 3])]
         segment = len(segments) + 1
@@ -112,6 +114,19 @@ def _stand(rng, kind: _Kind, segment: int, x: float, nearness: float, spread: fl
     x = float(np.clip(x + rng.uniform(-spread, spread), 0.02, 0.98))
     nearness = float(np.clip(nearness * rng.uniform(0.8, 1.3), 0.1, 0.97))
     return _Placed(kind, segment, x, nearness, rng.uniform(*kind.heights) * nearness)
+
+
+def _crowding(one: _Placed, others: list[_Placed]) -> float:
+    """How much of a thing's width is also taken by others, summed over them."""
+    left, right = _span(one)
+    shared = sum(max(min(right, r) - max(left, l), 0.0) for l, r in map(_span, others))
+    return shared / (right - left)
+
+
+def _span(one: _Placed) -> tuple[float, float]:
+    """Left and right end, in image widths."""
+    reach = one.kind.half_width * one.height * HEIGHT / WIDTH
+    return one.x - reach, one.x + reach
 
 
 def _paint(rng, canvas: np.ndarray, ids: np.ndarray, horizon: int, one: _Placed, sun: Sun) -> None:
