@@ -15,5 +15,11 @@ from oneformer.commands.train import load_model as oneformer
 from segcore.engine import main
 from seggpt.commands.train import load_model as seggpt
 
+
+def run(argv: list[str] | None = None) -> int:
+    """Train or evaluate as the arguments (by default the command line's) say; returns the exit status."""
+    return main({"OneFormer": oneformer, "SegGPT": seggpt}, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(main({"OneFormer": oneformer, "SegGPT": seggpt}))
+    sys.exit(run())

@@ -12,6 +12,7 @@ Here clipping clips; `SOLVER.CLIP_GRADIENTS.ENABLED False` is what that code did
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -113,6 +114,26 @@ def parameter_settings(
     return settings
 
 
+def layer_wise_settings(
+    model: nn.Module, *, base_lr: float, weight_decay: float, layer_decay: float
+) -> dict[str, tuple[float, float]]:
+    """The same for a plain transformer that numbers its layers (BEiT, arXiv:2106.08254, sec. 3.2; MAE; Painter).
+
+    The learning rate falls by `layer_decay` from each layer to the one below; vectors (norms and biases) and
+    what the model names are not decayed.
+
+    Args:
+        model: has `parameter_depth(name)`, 0 at the input up to `max_depth`, and `undecayed`, names.
+    """
+    settings = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            lr = base_lr * layer_decay ** (model.max_depth - model.parameter_depth(name))
+            decay = 0.0 if parameter.dim() == 1 or name in model.undecayed else weight_decay
+            settings[name] = (lr, decay)
+    return settings
+
+
 def parameter_groups(model: nn.Module, settings: dict[str, tuple[float, float]]) -> list[dict]:
     """Optimizer groups, one for each distinct (learning rate, weight decay).
 
@@ -141,15 +162,35 @@ OPTIMIZERS: dict[str, Callable] = {"ADAMW": _adamw, "SGD": _sgd}
 
 
 def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer named by `SOLVER.OPTIMIZER`, with the groups of `parameter_settings`.
+    """The optimizer named by `SOLVER.OPTIMIZER`.
+
+    Its groups are those of `layer_wise_settings` for a model that numbers its layers, else of
+    `parameter_settings`.
 
     Raises:
-        ValueError: for an unknown name, or a model without a trainable parameter.
+        ValueError: for an unknown name, a model without a trainable parameter, or one without numbered layers
+            when `SOLVER.LAYER_DECAY` is not 1.
     """
     solver = cfg.SOLVER
     if solver.OPTIMIZER not in OPTIMIZERS:
         raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; expected one of {sorted(OPTIMIZERS)}")
-    settings = parameter_settings(
+    settings = _settings(solver, model)
+    if not settings:
+        raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
+    return OPTIMIZERS[solver.OPTIMIZER](parameter_groups(model, settings), solver)
+
+
+def _settings(solver, model: nn.Module) -> dict[str, tuple[float, float]]:
+    if hasattr(model, "parameter_depth"):
+        return layer_wise_settings(
+            model, base_lr=solver.BASE_LR, weight_decay=solver.WEIGHT_DECAY, layer_decay=solver.LAYER_DECAY
+        )
+    if solver.LAYER_DECAY != 1.0:
+        raise ValueError(
+            f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY}, but {type(model).__name__} does not number its layers; "
+            "set it to 1.0"
+        )
+    return parameter_settings(
         model,
         base_lr=solver.BASE_LR,
         weight_decay_base=solver.WEIGHT_DECAY,
@@ -157,9 +198,6 @@ def build_optimizer(cfg, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         backbone_multiplier=solver.BACKBONE_MULTIPLIER,
     )
-    if not settings:
-        raise ValueError("the model has no parameter with requires_grad=True: there is nothing to train")
-    return OPTIMIZERS[solver.OPTIMIZER](parameter_groups(model, settings), solver)
 
 
 # -- learning-rate schedules --------------------------------------------------
@@ -210,6 +248,20 @@ def WarmupPolyLR(cfg) -> Callable[[int], float]:
         return warm * poly
 
     return factor
+
+
+def cosine_after_warmup(iteration: int, warmup_iters: int, max_iter: int) -> float:
+    """From 0 up in a line to 1 at the end of the warm-up, then down half a cosine to 0 (MAE; Painter)."""
+    if iteration < warmup_iters:
+        return iteration / warmup_iters
+    done = (iteration - warmup_iters) / max(max_iter - warmup_iters, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
+
+
+@LR_FACTOR_REGISTRY.register()
+def WarmupThenCosineLR(cfg) -> Callable[[int], float]:
+    """`cosine_after_warmup`; Detectron2's WarmupCosineLR differs: its cosine has begun with the warm-up."""
+    return lambda iteration: cosine_after_warmup(iteration, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.MAX_ITER)
 
 
 class IterationFactor(ParamScheduler):

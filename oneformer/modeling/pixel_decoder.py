@@ -73,9 +73,9 @@ class MSDeformAttn(nn.Module):
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).unflatten(2, (heads, levels, points, 2))
         logits = self.attention_weights(query).unflatten(2, (heads, levels, points))
+        centres = reference[None, :, None, :].expand(1, -1, levels, 2)
         shapes = [side for size in sizes for side in size]
         value = self.value_proj(value).unflatten(2, (heads, -1))
-        centres = reference[None, :, None].expand(-1, -1, levels, -1)
         return self.output_proj(ms_deform_attn_fused(value, shapes, centres, offsets, logits))
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .catalog import Source, register_entry
 from .instance_json import InstanceJson
+from .kinds import writer as kinds
 from .metadata import panoptic_metadata
 from .mini.writer import NAME, SCENES, ensure_mini, mini_folder, mini_metadata
 from .panoptic_folder import PanopticFolder
@@ -28,9 +29,9 @@ _chosen_root: str | None = None
 
 def register_builtin(root: str | None = None) -> None:
     """Register the panoptic, instance and semantic splits of ADE20K, COCO, Cityscapes and Mapillary Vistas, and
-    LabelMeFacade and `mini` (panoptic).
+    LabelMeFacade, `mini` and `kinds` (panoptic).
 
-    May be called any number of times; nothing is read, and `mini` is not drawn,
+    May be called any number of times; nothing is read, and `mini` and `kinds` are not drawn,
     before a data set is used. Names that another package holds stay its own, and get the metadata that they
     lack; those that Detectron2 itself registers with a root that is fixed on import (Cityscapes, ADE20K) are
     taken over.
@@ -48,6 +49,9 @@ def register_builtin(root: str | None = None) -> None:
             register_entry(name, entry.locate, entry.metadata)
     for split in SCENES:
         register_entry(f"{NAME}_{split}", partial(_locate_mini, split), mini_metadata(), _prepare_mini)
+    for split in kinds.SCENES:
+        locate = partial(_locate_kinds, split)
+        register_entry(f"{kinds.NAME}_{split}", locate, kinds.kinds_metadata(), _prepare_kinds)
 
 
 def datasets_root() -> str:
@@ -124,10 +128,15 @@ def _instance_metadata(content: dict, panoptic: dict) -> dict:
         }
     else:
         fields = {**panoptic, "evaluator_type": kind}
-    if content.get("instance_thing_classes") == "things":  # as Detectron2 has it; the indices stay
-        fields["thing_classes"] = [category["name"] for category in content["categories"] if category["isthing"]]
-        fields.pop("thing_colors")
-    return {**fields, "tasks": ("instance",)}
+    return {**fields, **_thing_names(content), "tasks": ("instance",)}
+
+
+def _thing_names(content: dict) -> dict:
+    """Detectron2's own Cityscapes splits list the things alone under thing_classes; class indices stay."""
+    if content.get("split_thing_classes") != "things":
+        return {}
+    things = [category for category in content["categories"] if category["isthing"]]
+    return {key: [c[field] for c in things] for key, field in (("thing_classes", "name"), ("thing_colors", "color"))}
 
 
 def _semantic_metadata(content: dict, panoptic: dict) -> dict:
@@ -135,6 +144,7 @@ def _semantic_metadata(content: dict, panoptic: dict) -> dict:
     count, ignored = len(content["categories"]), panoptic["ignore_label"]
     return {
         **panoptic,
+        **_thing_names(content),
         "evaluator_type": content.get("semantic_evaluator_type", "sem_seg"),
         "label_classes": {index: index for index in range(count)},
         "ignored_labels": (ignored,),
@@ -169,6 +179,15 @@ def _locate_mini(split: str) -> PanopticFolder:
 
 def _prepare_mini(folder: PanopticFolder) -> None:
     ensure_mini(datasets_root())
+
+
+def _locate_kinds(split: str) -> PanopticFolder:
+    return kinds.kinds_folder(datasets_root(), split)
+
+
+def _prepare_kinds(folder: PanopticFolder) -> None:
+    kinds.ensure_kinds(datasets_root())
+
 
 
 def _cityscapes_image(image: dict) -> str:

@@ -12,37 +12,42 @@ from torch import nn
 from segcore.data import build_test_loader
 from segcore.data.label_space import label_tasks, speaking_of
 from segcore.engine.step import unwrap
-from segcore.evaluation import evaluate_tasks, metrics_table, write_metrics
+from segcore.evaluation import PROTOCOL_REGISTRY, evaluate_tasks, metrics_table, write_metrics
 from segcore.inference import build_runner
+from segcore.registry import register_once
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(cfg, model: nn.Module) -> dict[str, dict[str, dict[str, float]]]:
-    """Evaluate a model on every set of `DATASETS.TEST`, on those of `TEST.TASKS` that its labels can measure.
+    """Evaluate a model on every set of `DATASETS.TEST`, as `TEST.PROTOCOL` says.
 
     Returns:
-        {data set: {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}}, in the
+        {data set: {"panoptic_seg" | "segm" | "sem_seg" | ...: {metric: percent}}}, in the
         config's order; on other processes than the first the inner dicts are empty.
     """
-    results = {}
-    for name in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, name)
-        output_dir = os.path.join(cfg.OUTPUT_DIR, "inference", name)
-        tasks = [task for task in cfg.TEST.TASKS if task in label_tasks(name)]
-        runner = build_runner(cfg, unwrap(model))
-        if cfg.DATASETS.CLASSES:
-            runner = speaking_of(runner, name, cfg.DATASETS.CLASSES)
-        results[name] = evaluate_tasks(
-            runner,
-            loader,
-            name,
-            tasks,
-            output_dir,
-            save_predictions=cfg.TEST.SAVE_PREDICTIONS,
-            method=cfg.MODEL.META_ARCHITECTURE.lower(),
-        )
-    return results
+    protocol = PROTOCOL_REGISTRY.get(cfg.TEST.PROTOCOL)
+    return {
+        name: protocol(cfg, unwrap(model), name, os.path.join(cfg.OUTPUT_DIR, "inference", name))
+        for name in cfg.DATASETS.TEST
+    }
+
+
+@register_once(PROTOCOL_REGISTRY)
+def tasks(cfg, model: nn.Module, dataset_name: str, output_dir: str) -> dict[str, dict[str, float]]:
+    """Those of `TEST.TASKS` that the data set's labels can measure, in one pass over it."""
+    runner = build_runner(cfg, model)
+    if cfg.DATASETS.CLASSES:
+        runner = speaking_of(runner, dataset_name, cfg.DATASETS.CLASSES)
+    return evaluate_tasks(
+        runner,
+        build_test_loader(cfg, dataset_name),
+        dataset_name,
+        [task for task in cfg.TEST.TASKS if task in label_tasks(dataset_name)],
+        output_dir,
+        save_predictions=cfg.TEST.SAVE_PREDICTIONS,
+        method=cfg.MODEL.META_ARCHITECTURE.lower(),
+    )
 
 
 def detectron2_form(results: dict[str, dict]) -> OrderedDict:

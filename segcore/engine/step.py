@@ -12,8 +12,10 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from segcore.engine.replay import derive_seed, seed_everything
+from segcore.engine.sharding import is_sharded, load_optimizer_state, whole_optimizer_state
 from segcore.solver import GradientClipper
 
 # fp16 starts from a loss scale of 2**16 and halves it at each overflow. After this many
@@ -135,7 +137,8 @@ class StepTrainer(SimpleTrainer):
     def _clip(self) -> torch.Tensor:
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
-        return self.clipper(p for _, p in self._named_parameters)
+        norm = self.clipper(p for _, p in self._named_parameters)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _read(self, local: torch.Tensor, grad_norm: torch.Tensor) -> tuple[list[float], float]:
         """Mean losses over batches and processes, and the gradient norm: the step's only device read.
@@ -214,12 +217,18 @@ class StepTrainer(SimpleTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
+        if is_sharded(self.model):
+            state["optimizer"] = whole_optimizer_state(self.model, self.optimizer)
         state["seed"] = self.seed
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
+        if is_sharded(self.model):
+            state_dict = dict(state_dict)
+            load_optimizer_state(self.model, self.optimizer, state_dict.pop("optimizer"))
+            state_dict["optimizer"] = self.optimizer.state_dict()  # what it has now: Detectron2 sets it again
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
         if self.grad_scaler is not None and "grad_scaler" in state_dict:

@@ -4,10 +4,12 @@ from .builder import build_evaluator, evaluate_tasks
 from .instance_evaluator import InstanceEvaluator
 from .panoptic_evaluator import PanopticEvaluator
 from .panoptic_quality import PanopticStat, panoptic_quality
+from .protocols import PROTOCOL_REGISTRY
 from .results import metrics_table, write_metrics
 from .semantic_evaluator import SemanticEvaluator
 
 __all__ = [
+    "PROTOCOL_REGISTRY",
     "InstanceEvaluator",
     "PanopticEvaluator",
     "PanopticStat",

@@ -29,19 +29,24 @@ def metrics_table(results: Mapping[str, Mapping]) -> str:
     """Every headline metric in one table of percentages; NaN (nothing to measure) shows as "-".
 
     Args:
-        results: what the evaluators return, {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}, or
-            several data sets' worth, {data set name: such a dict}.
+        results: what the evaluators return, {"panoptic_seg" | "segm" | "sem_seg": {metric: percent}}, or of
+            another protocol {its name: {metric: number}}, or several data sets' worth, {data set name: such
+            a dict}.
 
     Raises:
-        ValueError: there is no metric of the three tasks in `results`.
+        ValueError: there is no metric in `results`.
     """
-    known = [key for key, _, _ in _BLOCKS]
-    if any(key in results for key in known):
+    if any(isinstance(value, Mapping) and _is_flat(value) for value in results.values()):
         return tabulate(_rows(results), ["task", "over", "", "", ""], tablefmt="simple_outline", disable_numparse=True)
     tables = [f"{name}\n{metrics_table(value)}" for name, value in results.items() if isinstance(value, Mapping)]
     if not tables:
+        known = [key for key, _, _ in _BLOCKS]
         raise ValueError(f"no metrics to show: got keys {sorted(results)}, expected some of {known}")
     return "\n".join(tables)
+
+
+def _is_flat(metrics: Mapping) -> bool:
+    return bool(metrics) and not any(isinstance(value, Mapping) for value in metrics.values())
 
 
 def _rows(results: Mapping[str, Mapping]) -> list[list[str]]:
@@ -52,6 +57,11 @@ def _rows(results: Mapping[str, Mapping]) -> list[list[str]]:
         for number, (group, names) in enumerate(groups):
             cells = [f"{name:<6}{_percent(results[key].get(name))}" for name in names]
             rows.append([label if number == 0 else "", group, *cells, *[""] * (3 - len(cells))])
+    for key in (key for key in results if key not in {block[0] for block in _BLOCKS}):
+        cells = [f"{name} {_percent(value).strip()}" for name, value in results[key].items()]
+        for start in range(0, len(cells), 3):
+            part = cells[start : start + 3]
+            rows.append(["" if start else key, "", *part, *[""] * (3 - len(part))])
     return rows
 
 

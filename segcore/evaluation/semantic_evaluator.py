@@ -53,7 +53,9 @@ class SemanticEvaluator(SemSegEvaluator):
         if save_predictions and output_dir is None:
             raise ValueError("save_predictions=True needs an output_dir to write to")
         metadata = MetadataCatalog.get(dataset_name)
-        self._logger = logging.getLogger(__name__)
+        # Detectron2's `evaluate` logs its bare dict, two numbers per class; the table at the end says it.
+        self._logger = logging.getLogger(f"{__name__}.dict")
+        self._logger.setLevel(logging.WARNING)
         self._dataset_name = dataset_name
         self._class_names = required(metadata, "stuff_classes", "semantic evaluation")
         self._num_classes = len(self._class_names)

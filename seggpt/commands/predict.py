@@ -35,6 +35,7 @@ from seggpt.prompts import ENSEMBLES, TYPES
 from seggpt.runner import Report, Shown, segment_clip, segment_pictures, write_joint_picture
 from seggpt.video import VideoSegmenter
 
+FORMATS = ("geojson", "svg", "labelme", "cvat")  # of segcore.formats, without those for certain classes only
 FINDERS = "seggpt.finders"  # group of entry points
 # From (config file, weights, device) to a predictor with OneFormerPredictor's call.
 LoadFinder = Callable[[str | None, str | None, str | None], Any]
@@ -47,6 +48,12 @@ def parse_args(argv: list[str] | None, prog: str, finders: Sequence[str]) -> arg
     p.add_argument("--input", nargs="+", required=True, help="pictures, folders, globs, video files, or a camera: 0")
     p.add_argument("--video", action="store_true", help="a folder is a clip, not a heap of pictures")
     p.add_argument("--output", default="output/seggpt", help="folder for the results")
+    p.add_argument(
+        "--format",
+        nargs="*",
+        choices=FORMATS,
+        help="for pictures: write COCO's panoptic JSON and PNG too, and files for other programs",
+    )
     prompt = p.add_argument_group("prompts")
     prompt.add_argument("--prompt-image", nargs="+", default=[], help="example pictures")
     prompt.add_argument(
@@ -137,6 +144,7 @@ def run_pictures(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, 
         [(p.place, p.name) for p in pictures],
         args.output,
         skip=args.on_error == "skip",
+        formats=args.format,
         fit=args.fit,
         tile=args.tile,
         threshold=args.threshold,
@@ -163,6 +171,8 @@ def run_clip(args: argparse.Namespace, predictor: SegGPTPredictor, prompts, firs
 
 def tell(report: Report, what: str, folder: str | Path) -> None:
     print(f"{report.written} {what} segmented into {folder}")
+    if report.empty:
+        print(f"  nothing was found in {report.empty} of them; a lower --threshold finds more")
     for sentence in report.skipped:
         print(f"  left out: {sentence}")
 

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from segcore.registry import register_once
 from seggpt.modeling.attention import FORMS
 from seggpt.modeling.block import Block, LayerNorm2d
+from seggpt.modeling.initialisation import INITIALISATIONS, TOKENS
 from seggpt.modeling.loss import IMAGENET_MEAN, IMAGENET_STD, inpainting_loss
 from seggpt.modeling.position import GridTables, absolute_positions, relative_positions
 
@@ -52,6 +53,8 @@ class SegGPT(nn.Module):
         out_blocks: indices of the blocks that the decoder reads.
         attention: a name in `seggpt.modeling.attention.FORMS`, or "auto".
         use_checkpoint: recompute the blocks in the backward pass instead of storing them.
+        loss_beta: see `inpainting_loss`.
+        init: a name in `seggpt.modeling.initialisation.INITIALISATIONS`.
     """
 
     @configurable
@@ -59,7 +62,8 @@ class SegGPT(nn.Module):
                  patch_size: int = 16, embed_dim: int = 1024, depth: int = 24, num_heads: int = 16,
                  mlp_ratio: float = 4.0, decoder_dim: int = 64, merge_block: int = 2,
                  out_blocks: Sequence[int] = (5, 11, 17, 23), drop_path_rate: float = 0.1,
-                 attention: str = "auto", use_checkpoint: bool = False):
+                 attention: str = "auto", use_checkpoint: bool = False,
+                 loss_beta: float = 0.01, init: str = "plain"):
         super().__init__()
         _check_canvas_size(img_size, patch_size)
         _check_depths(depth, merge_block, out_blocks)
@@ -67,13 +71,16 @@ class SegGPT(nn.Module):
             raise ValueError(f"EMBED_DIM {embed_dim} is not a multiple of NUM_HEADS {num_heads}")
         if attention != "auto" and attention not in FORMS:
             raise ValueError(f"unknown ATTENTION {attention!r}; choose 'auto' or one of {sorted(FORMS)}")
+        if init not in INITIALISATIONS:
+            raise ValueError(f"unknown INIT {init!r}; choose one of {sorted(INITIALISATIONS)}")
         self.img_size = tuple(img_size)
         self.patch_size = patch_size
         self.merge_block = merge_block
         self.out_blocks = tuple(out_blocks)
         self.use_checkpoint = use_checkpoint
+        self.loss_beta = loss_beta
 
-        for name in ("mask_token", "segment_token_x", "segment_token_y", "type_token_cls", "type_token_ins"):
+        for name in TOKENS:
             setattr(self, name, nn.Parameter(torch.empty(1, 1, 1, embed_dim)))
         positions = (pretrain_img_size // patch_size) ** 2 + 1
         self.pos_embed = nn.Parameter(torch.empty(1, positions, embed_dim))
@@ -90,7 +97,7 @@ class SegGPT(nn.Module):
         # Part of the trained function, not of the state: no checkpoint carries them.
         self.register_buffer("pixel_mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        self._initialise()
+        INITIALISATIONS[init](self)
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -109,7 +116,22 @@ class SegGPT(nn.Module):
             "drop_path_rate": c.DROP_PATH_RATE,
             "attention": c.ATTENTION,
             "use_checkpoint": c.USE_CHECKPOINT,
+            "loss_beta": c.LOSS_BETA,
+            "init": c.INIT,
         }
+
+    # What `segcore.solver.layer_wise_settings` asks (Painter's groups).
+    undecayed = ("pos_embed",)
+
+    @property
+    def max_depth(self) -> int:
+        return len(self.blocks) + 1
+
+    def parameter_depth(self, name: str) -> int:
+        """0 at the input, i + 1 in block i, the most for the tokens, the last norm and the decoder."""
+        if name == "pos_embed" or name.startswith("patch_embed."):
+            return 0
+        return int(name.split(".")[1]) + 1 if name.startswith("blocks.") else self.max_depth
 
     @property
     def device(self) -> torch.device:
@@ -118,16 +140,6 @@ class SegGPT(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.pos_embed.dtype
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for token in (self.mask_token, self.segment_token_x, self.segment_token_y,
-                      self.type_token_cls, self.type_token_ins):
-            nn.init.normal_(token, std=0.02)
 
     # ---- colours ----------------------------------------------------------------------------
 
@@ -232,7 +244,8 @@ class SegGPT(nn.Module):
         painted = self.inpaint(self.normalize(stack("image")), targets, mask, stack("seg_type"))
         if self.training:
             valid = stack("valid") if "valid" in batched_inputs[0] else None
-            return {"loss_inpaint": inpainting_loss(painted, targets, mask, valid, patch=self.patch_size)}
+            return {"loss_inpaint": inpainting_loss(
+                painted, targets, mask, valid, patch=self.patch_size, beta=self.loss_beta)}
         return [{"painting": self.denormalize(p)} for p in painted]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from demo.web.models import Models
 from oneformer import OneFormerPredictor
 from segcore.video import VideoWriter
 from seggpt import SegGPTPredictor
+from tests.conftest import chromium
 from tests.demo.page_server import running
 from tests.pictures import photograph, tiny_weights
 from tests.seggpt.small_seggpt import small_model
@@ -48,9 +51,9 @@ def address(repo, tmp_path_factory) -> str:
 def browser():
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         yield started
         started.close()
 
@@ -162,6 +165,33 @@ def test_paint_an_example_and_find_it_in_a_second_picture(visit, photos, screens
     legend = " ".join(page.locator("#sg-view .sv-chip").all_inner_texts())
     assert re.search("label 1|top", legend), legend
     page.screenshot(path=screenshots / "seggpt.png", full_page=True)
+
+
+def test_an_uploaded_mask_and_another_example_replace_what_was_there(visit, photos, tmp_path):
+    page = visit()
+    page.get_by_role("tab", name="SegGPT").click()
+    drop(page, "#sg-examples", photos[:1])
+    page.wait_for_selector("#sg-painter .sp-stage canvas")
+    mask = np.zeros((120, 160), np.uint8)
+    mask[20:90, 30:120] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    drop(page, "#sg-masks", str(tmp_path / "mask.png"))
+    page.wait_for_selector("#sg-painter .sp-stage[data-mask]")
+    page.wait_for_timeout(500)
+    assert np.array_equal(sent_mask(page), mask > 0)
+    for place in ("#sg-masks", "#sg-examples"):
+        page.locator(f"{place} button[aria-label='Clear']").click()
+        page.wait_for_timeout(300)
+    drop(page, "#sg-examples", photos[1:])
+    page.wait_for_selector("#sg-painter .sp-stage[data-width='180']")
+    page.wait_for_timeout(300)
+    assert sent_mask(page).shape == (100, 180) and not sent_mask(page).any()
+
+
+def sent_mask(page) -> np.ndarray:
+    """The labels that the painter would send for its only example."""
+    (code,) = json.loads(page.evaluate("window.segpainter.collect()"))["masks"]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(code.split(",")[1]))).convert("RGB"))[..., 0]
 
 
 def test_a_text_file_as_picture_is_answered_with_a_sentence(visit, tmp_path, screenshots):

@@ -18,6 +18,8 @@ from segcore.solver import (
     build_gradient_clipper,
     build_lr_scheduler,
     build_optimizer,
+    cosine_after_warmup,
+    layer_wise_settings,
     parameter_groups,
     parameter_settings,
     poly_factor,
@@ -305,3 +307,42 @@ def test_parameters_without_gradient_are_no_matter():
 def test_wrong_clipping(kind, value, word):
     with pytest.raises(ValueError, match=word):
         GradientClipper(kind, value)
+
+
+class Numbered(nn.Module):
+    """Two layers, numbered from the input, and a table that is not decayed."""
+
+    undecayed = ("table",)
+    max_depth = 2
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(2, 2))
+        self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def parameter_depth(self, name: str) -> int:
+        return {"table": 0, "first": 1, "second": 2}[name.split(".")[0]]
+
+
+def test_layer_decay_by_hand():
+    found = layer_wise_settings(Numbered(), base_lr=0.1, weight_decay=0.05, layer_decay=0.5)
+    assert found == {
+        "table": (0.025, 0.0),
+        "first.weight": (0.05, 0.05),
+        "first.bias": (0.05, 0.0),
+        "second.weight": (0.1, 0.05),
+        "second.bias": (0.1, 0.0),
+    }
+
+
+def test_layer_decay_needs_numbered_layers():
+    cfg = get_cfg()
+    add_segcore_config(cfg)
+    cfg.SOLVER.LAYER_DECAY = 0.8
+    with pytest.raises(ValueError, match="Linear does not number its layers; set it to 1.0"):
+        build_optimizer(cfg, nn.Linear(2, 2))
+
+
+def test_cosine_after_warmup_by_hand():
+    found = [cosine_after_warmup(i, 4, 12) for i in (0, 1, 4, 8, 12, 13)]
+    assert found == pytest.approx([0, 0.25, 1, 0.5, 0, 0])

@@ -1,6 +1,8 @@
 // Paints labels on examples. A canvas holds whole labels per pixel, never mixed colours. See demo/web/painter.py.
 (() => {
-  const canvases = new WeakMap(); // stage -> {width, height, labels, undo}
+  // stage -> {source, width, height, labels, undo}. Gradio may give an element another picture or mask instead of
+  // replacing it, so the source is compared: then the canvas starts anew.
+  const canvases = new WeakMap();
   const state = { label: 1, tool: "brush", names: {} };
   let stroke = null; // {stage, x, y} while the pointer is down
 
@@ -8,9 +10,10 @@
   const colorsOf = (root) => root.dataset.colors.split(";").map((c) => c.split(",").map(Number));
 
   function canvasOf(stage) {
-    if (canvases.has(stage)) return canvases.get(stage);
+    const source = stage.querySelector("img").src + (stage.dataset.mask || "");
+    if (canvases.get(stage)?.source === source) return canvases.get(stage);
     const width = Number(stage.dataset.width), height = Number(stage.dataset.height);
-    const held = { width, height, labels: new Uint8Array(width * height), undo: [] };
+    const held = { source, width, height, labels: new Uint8Array(width * height), undo: [] };
     canvases.set(stage, held);
     const canvas = stage.querySelector("canvas");
     canvas.width = width; canvas.height = height;
@@ -36,13 +39,14 @@
   }
 
   function start(stage) { // a mask that came with the page
-    if (canvases.has(stage)) return;
+    const before = canvases.get(stage);
     const held = canvasOf(stage);
-    if (!stage.dataset.mask) return;
+    if (held === before || !stage.dataset.mask) return;
     const image = new Image();
     image.onload = () => {
       const copy = document.createElement("canvas");
       copy.width = held.width; copy.height = held.height;
+      if (canvases.get(stage) !== held) return;
       const context = copy.getContext("2d");
       context.drawImage(image, 0, 0);
       const rgba = context.getImageData(0, 0, held.width, held.height).data;
@@ -155,7 +159,9 @@
   });
 
   new MutationObserver(() => document.querySelectorAll(".sp-stage").forEach(start))
-    .observe(document.documentElement, { childList: true, subtree: true });
+    .observe(document.documentElement, {
+      childList: true, subtree: true, attributes: true, attributeFilter: ["src", "data-mask"],
+    });
 
   window.segpainter = {
     // {"masks": [PNG data URL], "names": {label: name}}; a mask's red channel is the label.

@@ -1,10 +1,13 @@
 // Tabs, names under the pointer, and a legend that lights up regions. See demo/web/viewer.py.
 (() => {
-  const maps = new WeakMap(); // stage -> {width, height, numbers, regions}, once its map is decoded
+  // stage -> {source, map: {width, height, numbers, regions} once it is decoded}. Gradio may give an element
+  // another content instead of replacing it, so the source is compared.
+  const maps = new WeakMap();
 
   function decode(stage) {
-    if (maps.has(stage)) return maps.get(stage);
-    maps.set(stage, null);
+    const source = stage.dataset.map;
+    if (maps.get(stage)?.source === source) return maps.get(stage).map;
+    maps.set(stage, { source, map: null });
     const image = new Image();
     image.onload = () => {
       const canvas = document.createElement("canvas");
@@ -15,9 +18,11 @@
       const rgba = context.getImageData(0, 0, width, height).data;
       const numbers = new Uint16Array(width * height);
       for (let i = 0; i < numbers.length; i++) numbers[i] = rgba[4 * i] | (rgba[4 * i + 1] << 8);
-      maps.set(stage, { width, height, numbers, regions: JSON.parse(stage.dataset.regions) });
+      if (stage.dataset.map !== source) return;
+      maps.set(stage, { source, map: { width, height, numbers, regions: JSON.parse(stage.dataset.regions) } });
+      stage.querySelector(".sv-lit").dataset.key = "";
     };
-    image.src = stage.dataset.map;
+    image.src = source;
     return null;
   }
 
@@ -26,7 +31,7 @@
     const canvas = stage.querySelector(".sv-lit");
     if (canvas.dataset.key === key) return;
     canvas.dataset.key = key;
-    const map = maps.get(stage);
+    const map = maps.get(stage)?.map;
     if (!map || !wanted.length) { canvas.classList.remove("sv-on"); return; }
     const { width, height, numbers } = map;
     canvas.width = width; canvas.height = height;

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..drawn import Scene, number_segments
 from . import ground, things
 from .light import Sun, draw_sun, photograph
 
@@ -55,14 +56,6 @@ _UNLABELLED = (
 )
 
 
-class Scene(NamedTuple):
-    """`image` (H, W, 3) uint8 RGB; `ids` (H, W) int32 segment ids, 0 void; `segments` as in COCO panoptic."""
-
-    image: np.ndarray
-    ids: np.ndarray
-    segments: list[dict]
-
-
 class _Placed(NamedTuple):
     kind: _Kind
     segment: int
@@ -87,7 +80,7 @@ def draw_scene(*seed: int) -> Scene:
     for one in sorted(placed, key=lambda p: p.nearness):
         _paint(rng, canvas, ids, base.horizon, one, sun)
     small = canvas.reshape(HEIGHT, scale, WIDTH, scale, 3).mean((1, 3))
-    return Scene(photograph(rng, small), *_number(rng, ids[::scale, ::scale], segments))
+    return Scene(photograph(rng, small), *number_segments(rng, ids[::scale, ::scale], segments, _MIN_PIXELS))
 
 
 def _place(rng: np.random.Generator) -> tuple[list[_Placed], dict[int, dict]]:
@@ -154,22 +147,3 @@ def _cast_shadow(canvas, horizon: int, foot: float, middle: float, height: float
     x = (np.arange(left, right) - centre)[None] / long
     depth = np.clip(edge - np.sqrt(x * x + y * y), 0, 1)[..., None]
     canvas[top:bottom, left:right] *= 1 - (0.75 - sun.ambient * 0.5) * depth
-
-
-def _number(rng, ids: np.ndarray, segments: dict[int, dict]) -> tuple[np.ndarray, list[dict]]:
-    """Give the segments that can be seen new ids, spread over 24 bits, and describe them."""
-    final = np.zeros_like(ids)
-    described = []
-    count = len(segments)
-    new_ids = (np.arange(count) << 17) + rng.integers(1, 1 << 17, count)  # all different
-    for segment, facts in segments.items():
-        mask = ids == segment
-        area = int(mask.sum())
-        if area < _MIN_PIXELS:
-            continue
-        new_id = int(new_ids[segment - 1])
-        final[mask] = new_id
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        bbox = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        described.append({"id": new_id, **facts, "area": area, "bbox": [int(b) for b in bbox]})
-    return final, described

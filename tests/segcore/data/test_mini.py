@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from segcore.data import builtin, register_builtin
+from segcore.data import builtin, drawn, register_builtin
 from segcore.data.images import read_image, read_panoptic_ids
 from segcore.data.mini import CATEGORIES, draw_scene, ensure_mini, writer
 from segcore.data.mini.scene import HEIGHT, WIDTH
@@ -136,7 +136,7 @@ def test_a_root_that_cannot_be_written(tmp_path, monkeypatch):
     def refuse(path, **_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(writer.os, "makedirs", refuse)
+    monkeypatch.setattr(drawn.os, "makedirs", refuse)
     with pytest.raises(PermissionError, match="set DETECTRON2_DATASETS to a folder that can"):
         ensure_mini(str(tmp_path / "closed"), FEW)
 
