@@ -57,14 +57,19 @@ class DecoderOutput:
 
     Attributes:
         class_logits: (B, Q, K + 1).
-        mask_logits: (B, Q, H, W).
+        mask_logits: (B, Q, H, W), without gradient: a loss takes those of the queries it needs from
+            `mask_embeddings` and `mask_features`.
         queries: (B, Q, C) before the masked layers; the contrastive loss ties them to the text.
         auxiliary: (class_logits, mask_logits) after each earlier layer, when they were asked for.
+        mask_embeddings: (B, Q, mask_dim) of each prediction, the last one first, then those of `auxiliary`.
+        mask_features: (B, mask_dim, H, W); mask_logits is their product.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
     queries: Tensor
+    mask_embeddings: list[Tensor]
+    mask_features: Tensor
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -183,20 +188,29 @@ class OneFormerDecoder(nn.Module):
         objects = self.class_transformer(task, position[:-1], memory.query_init)
         queries = torch.cat((objects, task[:, None]), dim=1)
 
-        x, predictions = queries, []
+        x, predictions, embeddings = queries, [], []
         for i in range(len(self.transformer_ffn_layers)):
             x_norm = self.decoder_norm(x)
-            mask_logits = self._mask_logits(x_norm, memory.mask_features)
+            embedding = self.mask_embed(x_norm)
+            mask_logits = _mask_logits(embedding, memory.mask_features)
             if auxiliary:
                 predictions.append((self.class_embed(x_norm), mask_logits))
+                embeddings.append(embedding)
             mask = attention_mask(mask_logits, memory.sizes[i % NUM_LEVELS])
             if self.use_checkpoint and self.training:
                 x = checkpoint(self._layer, i, x, *memory.layers[i], mask, use_reentrant=False)
             else:
                 x = self._layer(i, x, *memory.layers[i], mask)
         x_norm = self.decoder_norm(x)
-        mask_logits = self._mask_logits(x_norm, memory.mask_features)
-        return DecoderOutput(self.class_embed(x_norm), mask_logits, queries, predictions)
+        embedding = self.mask_embed(x_norm)
+        return DecoderOutput(
+            self.class_embed(x_norm),
+            _mask_logits(embedding, memory.mask_features),
+            queries,
+            [embedding, *embeddings],
+            memory.mask_features,
+            predictions,
+        )
 
     def _layer(self, i: int, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         position = self.query_embed.weight
@@ -204,8 +218,10 @@ class OneFormerDecoder(nn.Module):
         x = self.transformer_self_attention_layers[i](x, position)
         return self.transformer_ffn_layers[i](x)
 
-    def _mask_logits(self, x: Tensor, mask_features: Tensor) -> Tensor:
-        return torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+
+@torch.no_grad()
+def _mask_logits(embedding: Tensor, mask_features: Tensor) -> Tensor:
+    return torch.einsum("bqc,bchw->bqhw", embedding, mask_features)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from segcore.engine.replay import derive_seed, seed_everything
+from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
 from segcore.solver import GradientClipper
 
 # fp16 starts from a loss scale of 2**16 and halves it at each overflow. After this many
@@ -111,7 +112,7 @@ class StepTrainer(SimpleTrainer):
         seed_everything(derive_seed(self.seed, self.iter, number, comm.get_rank()))
         last = number == self.accumulate - 1
         with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():
-            with self.precision.autocast():
+            with self.precision.autocast(), use_onednn(ONEDNN_IS_FASTER):
                 loss_dict = self.model(batch)
             if isinstance(loss_dict, torch.Tensor):
                 loss_dict = {"total_loss": loss_dict}
