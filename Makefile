@@ -1,5 +1,5 @@
 # Every target sets up .venv first; nothing else has to be done by hand.
-#   make demo | app | test | lint | train-mini | bench | clean
+#   make demo | app | test | docs | lint | train-mini | bench | clean
 # Another Python or torch:  make test VENV=.venv-312 PYTHON=python3.12 TORCH='torch==2.6.0 torchvision==0.21.0'
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ PIP   := $(PY) -m pip --disable-pip-version-check
 PHOTO = $$($(PY) -c "import importlib.resources as r; print(r.files('sklearn.datasets.images') / 'china.jpg')")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test lint train-mini bench clean
+.PHONY: help setup demo app test docs lint train-mini bench clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
@@ -30,7 +30,7 @@ $(STAMP): setup.py pyproject.toml Makefile segcore/install_detectron2.py $(wildc
 	$(PIP) install --upgrade "pip>=24" "setuptools>=70.1,<82" wheel ninja
 	$(PIP) install $(TORCH)
 	$(PY) tools/install_detectron2.py
-	$(PIP) install --no-build-isolation -e ".[test,demo,web]"
+	$(PIP) install --no-build-isolation -e ".[test,demo,web,docs]"
 	@touch $@
 
 demo: $(STAMP)
@@ -41,6 +41,9 @@ app: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest $(ARGS)
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check . $(ARGS)

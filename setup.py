@@ -61,6 +61,8 @@ EXTRAS_REQUIRE = {
     # demo/app.py. One major version: its components and their look change between them.
     "web": ["gradio>=6.12,<7"],
     "formats": ["supervision>=0.22"],  # segcore.formats.to_supervision; file formats need nothing
+    "slurm": ["submitit>=1.5"],  # tools/slurm.py: writes the batch script, and starts the job again after a time-out
+    "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],  # API pages from the docstrings
     "wandb": ["wandb>=0.16"],
     "triton": ["triton>=3.0"],  # comes with torch's CUDA wheels; named for those who bring their own torch
 }
@@ -98,6 +100,7 @@ def compiled_operators() -> dict:
         extra_compile_args=flags if with_cuda else flags["cxx"],
         extra_link_args=link_flags,
         define_macros=macros,
+        depends=[str(path.relative_to(ROOT)) for path in recipe.CSRC.glob("*.h")],
         optional=not forced,
     )
     say(f"compiling for torch {sys.modules['torch'].__version__}, {'with' if with_cuda else 'without'} CUDA")
@@ -174,6 +177,11 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
+    entry_points={
+        "console_scripts": ["oneformer = oneformer.commands:main", "seggpt = seggpt.commands:main"],
+        # What `seggpt predict --prompt-from` may name.
+        "seggpt.finders": ["oneformer = oneformer:OneFormerPredictor"],
+    },
     zip_safe=False,
     classifiers=[
         "Programming Language :: Python :: 3",

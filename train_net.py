@@ -9,27 +9,17 @@ torchrun --nproc-per-node 2 train_net.py --config-file CFG MODEL.DEVICE cpu
 
 from __future__ import annotations
 
-import importlib
 import sys
 
+from oneformer.commands.train import load_model as oneformer
 from segcore.engine import main
+from seggpt.commands.train import load_model as seggpt
 
 
-def oneformer():
-    """Register OneFormer's parts; returns the function that declares its config keys."""
-    return _register("oneformer").add_oneformer_config
-
-
-def seggpt():
-    """Register SegGPT's parts; returns the function that declares its config keys."""
-    return _register("seggpt").add_seggpt_config
-
-
-def _register(package: str):
-    for part in ("data", "modeling"):
-        importlib.import_module(f"{package}.{part}")
-    return importlib.import_module(package)
+def run(argv: list[str] | None = None) -> int:
+    """Train or evaluate as the arguments (by default the command line's) say; returns the exit status."""
+    return main({"OneFormer": oneformer, "SegGPT": seggpt}, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main({"OneFormer": oneformer, "SegGPT": seggpt}))
+    sys.exit(run())

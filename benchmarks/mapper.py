@@ -105,7 +105,7 @@ class PerSegmentMapper:
         image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        colours = np.asarray(Image.open(record["pan_seg_file_name"]), np.float32)
+        colours = np.asarray(Image.open(record["pan_seg_file_name"]))
         colours = transforms.apply_segmentation(colours).astype(np.int64)
         ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
         draw = np.random.uniform(0, 1)

@@ -199,10 +199,10 @@ def form_of(form: str, exact: bool):
     """The operators of a form; `exact`: the same matrix library for both, so that losses compare."""
     from oneformer.modeling import transformer_decoder
     from segcore.ops import use_backend
-    from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
+    from segcore.ops.linear import fastest
 
     if form == "ours":
-        with use_onednn(ONEDNN_IS_FASTER and not exact):
+        with contextlib.nullcontext() if exact else fastest():
             yield lambda model, batch: model(batch)
         return
     without_gradient = transformer_decoder._mask_logits

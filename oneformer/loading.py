@@ -17,6 +17,8 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint.hub import fetch_portable
+from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
 from segcore.engine.setup import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
@@ -77,8 +79,8 @@ def build_loaded(
 
     Args:
         cfg: Detectron2 config or the path of its YAML; None takes the one inside of the portable `weights`.
-        weights: a portable file, or with `cfg` anything that `Checkpointer` reads; None takes the config's
-            MODEL.WEIGHTS, and without `cfg` the bundled weights.
+        weights: a portable file, or the `hf:ORG/NAME` of one that `push_to_hub` published; with `cfg` anything
+            that `Checkpointer` reads. None takes the config's MODEL.WEIGHTS, and without `cfg` the bundled weights.
         device: None takes the config's, and without `cfg` what the machine has.
         opts: KEY VALUE pairs for the config.
 
@@ -89,6 +91,8 @@ def build_loaded(
     terms = ""
     if cfg is None:
         path = os.fspath(weights) if weights is not None else bundled_weights()
+        if path.startswith(HUB_PREFIX):
+            path = fetch_portable(path)
         cfg, terms = build_portable_config(path)
     else:
         cfg = cfg.clone() if isinstance(cfg, CfgNode) else build_file_config(os.fspath(cfg))

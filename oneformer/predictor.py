@@ -11,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from segcore.ops.linear import fastest
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult
 
 from .data.augmentation import ResizeShortestEdge
@@ -47,8 +48,8 @@ class OneFormerPredictor:
         """
         Args:
             cfg: Detectron2 config, or the path of one; None takes the config inside of the weights.
-            weights: portable `.safetensors`; with `cfg` also `.pth`, a Hugging Face folder, `hf:ORG/NAME`.
-                None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
+            weights: portable `.safetensors`, or `hf:ORG/NAME` of one; with `cfg` also `.pth`, a Hugging Face
+                folder, and its `hf:ORG/NAME`. None takes `cfg.MODEL.WEIGHTS`, and without `cfg` the bundled weights.
             device: "cpu", "cuda", ...; by default what the config says or the machine has.
             confidence: least score, 0..1, of an instance and of a panoptic segment. None: 0.5 for instances,
                 the config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments.
@@ -92,16 +93,16 @@ class OneFormerPredictor:
         """Segment several pictures at once, of any sizes; each gets what it would get alone."""
         expand_task(task)  # raises for an unknown one, before any work
         _check_confidence(confidence)
-        inputs = [self._input(image, task) for image in images]
+        confidence = self.confidence if confidence is None else confidence
+        least = INSTANCE_CONFIDENCE if confidence is None else confidence
+        inputs = [self._input(image, task, least) for image in images]
         if not inputs:
             return []
-        confidence = self.confidence if confidence is None else confidence
         outputs = self._run(inputs, confidence)
-        least = INSTANCE_CONFIDENCE if confidence is None else confidence
         return [self._prediction(x, output, least) for x, output in zip(inputs, outputs, strict=True)]
 
     def _run(self, inputs: list[dict], confidence: float | None) -> list[dict]:
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), fastest():
             configured = self.model.object_threshold
             self.model.object_threshold = configured if confidence is None else confidence
             try:
@@ -109,7 +110,7 @@ class OneFormerPredictor:
             finally:
                 self.model.object_threshold = configured
 
-    def _input(self, image: np.ndarray, task: str) -> dict:
+    def _input(self, image: np.ndarray, task: str, least: float = 0.0) -> dict:
         _check_image(image)
         height, width = image.shape[:2]
         if self._channel_order == "BGR":
@@ -118,7 +119,8 @@ class OneFormerPredictor:
         image = np.ascontiguousarray(image)
         resized = self._resize.get_transform(image).apply_image(image)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-        return {"image": tensor, "original_image": image, "height": height, "width": width, "task": task}
+        wanted = {"task": task, "semantic_labels": True, "least_score": least}
+        return {"image": tensor, "original_image": image, "height": height, "width": width, **wanted}
 
     def _prediction(self, x: dict, output: dict, least: float) -> Prediction:
         return Prediction(
@@ -126,7 +128,7 @@ class OneFormerPredictor:
             classes=self.classes,
             panoptic=self._panoptic(*output["panoptic_seg"]) if "panoptic_seg" in output else None,
             instance=self._instances(output["instances"], least) if "instances" in output else None,
-            semantic=self._semantic(output["sem_seg"]) if "sem_seg" in output else None,
+            semantic=self._semantic(output),
         )
 
     def _panoptic(self, ids: torch.Tensor, segments: list[dict]) -> PanopticResult:
@@ -147,9 +149,15 @@ class OneFormerPredictor:
             names=[self.classes.names[i] for i in indices.tolist()],
         )
 
-    def _semantic(self, scores: torch.Tensor) -> SemanticResult:
-        narrow = torch.uint8 if len(scores) <= 256 else torch.int32
-        return SemanticResult(scores.argmax(0).to(narrow).cpu().numpy(), self.classes.names)
+    def _semantic(self, output: dict) -> SemanticResult | None:
+        if "sem_seg" in output:   # windows and test-time augmentation join scores
+            scores = output["sem_seg"]
+            labels = scores.argmax(0).to(torch.uint8 if len(scores) <= 256 else torch.int32)
+        elif "semantic_labels" in output:
+            labels = output["semantic_labels"]
+        else:
+            return None
+        return SemanticResult(labels.cpu().numpy(), self.classes.names)
 
 
 def _check_confidence(confidence: float | None) -> None:

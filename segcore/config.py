@@ -18,6 +18,8 @@ def add_segcore_config(cfg: CN) -> None:
     solver.POLY_LR_CONSTANT_ENDING = 0.0
     solver.ACCUMULATE = 1                 # batches per optimizer step
     solver.AMP.DTYPE = "float16"          # or "bfloat16"; fp16 needs CUDA
+    solver.PARALLEL = "ddp"               # several processes: "ddp", or "fsdp": weights and optimizer in shards
+    solver.STATIC_GRAPH = True            # ddp: tell it that every step uses all weights in the same order
     solver.EMA = CN({"ENABLED": False, "DECAY": 0.9999})
 
     # Detectron2's default is "cuda" everywhere; ours is what the machine has ("auto" is resolved likewise).
@@ -28,6 +30,8 @@ def add_segcore_config(cfg: CN) -> None:
     datasets.CHECK_LABELS = "on_use"      # or "stop", "skip": read all labels first, and end or leave out
     datasets.CLASSES = ""                 # set by the engine: metadata of the classes of CUSTOM, united
     cfg.INPUT.DATASET_MAPPER_NAME = ""    # a name in segcore.data.MAPPER_REGISTRY
+
+    cfg.DETERMINISTIC = "off"             # or "warn", "strict": operators whose results do not vary; slower
 
     cfg.TEST.TASKS = ["panoptic", "instance", "semantic"]
     # Under OUTPUT_DIR/inference/NAME, as the benchmark's server takes them; also --save-predictions.

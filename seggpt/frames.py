@@ -71,7 +71,7 @@ class Clip:
     def fail(self, message: str, cause: Exception | None = None) -> None:
         """Raise FrameError, or note the frame and go on."""
         if not self.skip:
-            raise FrameError(f"{message}; restore it, or ask to leave such frames out") from cause
+            raise FrameError(f"{message}; restore it, or leave such frames out with on_error='skip'") from cause
         self.skipped.append(message)
         _log.warning("%s; it is left out", message)
 

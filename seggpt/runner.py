@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from segcore.results import write_picture
+from segcore.predictions import Prediction as Result
+from segcore.results import ResultWriter, write_picture
 from segcore.video import VideoWriter
-from seggpt.drawing import joint_picture, overlay, save_label_map
+from seggpt.drawing import joint_picture, label_colours, overlay, save_label_map
 from seggpt.frames import Clip
 from seggpt.pictures import read_picture
 from seggpt.predictor import Prediction, SegGPTPredictor
@@ -26,9 +28,11 @@ _SHOWN = 4  # results that the joint picture has
 
 @dataclass
 class Report:
-    """What a run did: results written, sentences about what was left out, and pictures to show."""
+    """What a run did: results written, how many of them have no label, sentences about what was left out,
+    and pictures to show."""
 
     written: int = 0
+    empty: int = 0
     skipped: list[str] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
 
@@ -40,6 +44,7 @@ def segment_pictures(
     output: str | os.PathLike,
     *,
     skip: bool = False,
+    formats: Sequence[str] | None = None,
     **options: Any,
 ) -> Report:
     """Segment picture files; write NAME_labels.png, NAME_painting.png and NAME_overlay.jpg for each.
@@ -47,18 +52,24 @@ def segment_pictures(
     Args:
         files: (path, NAME) of each.
         skip: leave out what cannot be read, instead of ending there.
+        formats: write COCO's panoptic format too, and these of `segcore.formats.FORMATS`; None does not.
         options: for `SegGPTPredictor.batch`.
 
     Raises:
         FileNotFoundError, ValueError: at the first file that cannot be read, unless they are left out.
     """
     report, step = Report(), predictor.batch_size
-    with tqdm(total=len(files), unit="picture", disable=None) as bar:
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(files), unit="picture", disable=None))
+        writer = None
+        if formats is not None:
+            classes = typed_result(np.zeros((1, 1), np.int32), prompts.labels).classes
+            writer = stack.enter_context(ResultWriter(output, classes, formats))
         for start in range(0, len(files), step):
-            images = {}
+            images, paths = {}, {}
             for path, name in files[start : start + step]:
                 try:
-                    images[name] = read_picture(path)
+                    images[name], paths[name] = read_picture(path), str(path)
                 except (ValueError, FileNotFoundError) as error:
                     if not skip:
                         raise
@@ -66,11 +77,21 @@ def segment_pictures(
             found = predictor.batch(list(images.values()), prompts, **options)
             for (name, image), prediction in zip(images.items(), found):
                 _write_picture(Path(output) / name, image, prediction)
+                if writer is not None:
+                    writer.add(name, paths[name], typed_result(prediction.label_map, prompts.labels))
                 report.written += 1
+                report.empty += not prediction.label_map.any()
                 if len(report.shown) < _SHOWN:
                     report.shown.append((image, prediction.label_map))
             bar.update(len(files[start : start + step]))
     return report
+
+
+def typed_result(label_map: np.ndarray, labels: Iterable[int]) -> Result:
+    """A label map (H, W) as the result that `segcore.results` and `segcore.formats` write: a class per label."""
+    numbers = [int(label) for label in labels]
+    colors = {n: tuple(int(v) for v in color) for n, color in zip(numbers, label_colours(numbers))}
+    return Result.from_label_map(label_map, {n: f"label {n}" for n in numbers}, colors)
 
 
 def _write_picture(base: Path, image: np.ndarray, prediction: Prediction) -> None:
@@ -112,6 +133,7 @@ def segment_clip(
         try:
             for result in tqdm(results, total=clip.length, unit="frame", disable=None):
                 report.written += 1
+                report.empty += not result.prediction.label_map.any()
                 drawn = _write_frame(result, output, video)
                 if report.written in _spread(clip.length):
                     report.shown.append(drawn)

@@ -18,6 +18,7 @@ from seggpt.drawing import save_label_map
 from seggpt.video import VideoResult
 
 from .painter import COLORS
+from .running import Run
 from .uploads import UploadedClip
 from .viewer import View, label_views, progress_bar, viewer
 
@@ -40,14 +41,18 @@ def label_prediction(labels: np.ndarray, names: Mapping[int, str]) -> Prediction
 
 
 def follow(
-    results: Iterable[VideoResult], clip: UploadedClip, names: Mapping[int, str], folder: Path, stem: str
+    results: Iterable[VideoResult], clip: UploadedClip, names: Mapping[int, str], folder: Path, stem: str, run: Run
 ) -> Iterator[Step]:
     """Draw and write the answers as they come.
 
     Args:
         results: of the clip's frames, in order; the clip is closed at the end, whatever the end is.
         names: of the labels.
+        run: is checked at every frame.
         folder: gets STEM.webm and STEM_masks.zip (label maps in DAVIS's palette, names in labels.json).
+
+    Raises:
+        Cancelled: at the frame at which the visitor cancels the run; there is no video then.
     """
     start = shown = time.perf_counter()
     done, labels = 0, np.zeros((1, 1), np.int32)
@@ -56,6 +61,7 @@ def follow(
     try:
         with VideoWriter(movie, clip.fps) as video, zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as masks:
             for result in results:
+                run.check()
                 pixels, labels = result.frame.pixels, result.prediction.label_map
                 drawn = render(pixels, label_prediction(labels, names), "panoptic", max(pixels.shape[:2]))
                 video.add(drawn)

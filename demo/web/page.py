@@ -85,6 +85,8 @@ def serve(
         max_file_size=limits.file_bytes,
         allowed_paths=[str(results)],
         share=False,
+        # Without Gradio's request to itself, which gives up after three seconds: too few for a busy machine.
+        _frontend=False,
         ssr_mode=False,
         show_error=False,
         quiet=not block,

@@ -80,7 +80,7 @@ class OneFormerHandlers:
         found = self.recent.get(key)
         if not wanted:
             raise ValueError("Choose at least one kind of file.")
-        folder = new_folder(self.results)
+        folder = new_folder(self.results, self.limits)
         files = []
         if _PICTURES in wanted:
             for task in tasks_of(found.prediction):
@@ -143,7 +143,8 @@ def build_tab(models: Models, limits: Limits, results: Path) -> None:
         guarded(handlers.segment), [file, task, confidence], [shown, line, key],
         concurrency_id="models", concurrency_limit=1, api_name="oneformer",
     )
+    # Through the queue, so that it comes after whatever the cancelled run still had to say.
     stop.click(
-        lambda: '<div class="sv-line">Cancelled.</div>', None, line, cancels=[event], queue=False, api_name=False
+        lambda: '<div class="sv-line">Cancelled.</div>', None, line, cancels=[event], api_name=False
     )
     save.click(guarded(handlers.save), [key, kinds], files, api_name="oneformer_files")

@@ -22,6 +22,7 @@ from .guard import guarded
 from .limits import Limits
 from .models import NO_SEGGPT, Models
 from .painter import COLLECT, MAX_LABELS, painter
+from .running import Run, Running
 from .uploads import (
     CLIP_EXTENSIONS,
     PICTURE_EXTENSIONS,
@@ -49,6 +50,7 @@ class SegGPTHandlers:
 
     def __init__(self, models: Models, limits: Limits, results: Path) -> None:
         self.models, self.limits, self.results = models, limits, results
+        self.running = Running()
 
     def show(self, examples: list[str] | None, masks: list[str] | None) -> str:
         """The painter with the examples, and with the masks that were uploaded for them."""
@@ -58,9 +60,20 @@ class SegGPTHandlers:
         return painter(images, self._uploaded_masks(images, masks) if masks else None)
 
     def segment(
-        self, painted: str, examples: list[str] | None, targets: list[str] | None, kind: str
+        self,
+        painted: str,
+        examples: list[str] | None,
+        targets: list[str] | None,
+        kind: str,
+        request: gr.Request | None = None,
     ) -> Iterator[Shown]:
         """Steps of (status, viewer, video, files)."""
+        with self.running.run(request) as run:
+            yield from self._segment(painted, examples, targets, kind, run)
+
+    def _segment(
+        self, painted: str, examples: list[str] | None, targets: list[str] | None, kind: str, run: Run
+    ) -> Iterator[Shown]:
         predictor = self.models.need_seggpt()
         if not targets:
             raise ValueError("Drop the pictures to search, or a clip.")
@@ -72,17 +85,18 @@ class SegGPTHandlers:
         yield progress_bar(0, None, "Looking at the examples"), gr.skip(), *nothing_yet()
         prompts = predictor.encode_prompts(images, masks, type=kind)
         if any(is_clip(target) for target in targets):
-            yield from self._clip(prompts, names, targets)
+            yield from self._clip(prompts, names, targets, run)
         else:
-            yield from self._pictures(prompts, names, targets)
+            yield from self._pictures(prompts, names, targets, run)
 
-    def _pictures(self, prompts: Prompts, names: dict[int, str], targets: list[str]) -> Iterator[Shown]:
+    def _pictures(self, prompts: Prompts, names: dict[int, str], targets: list[str], run: Run) -> Iterator[Shown]:
         if len(targets) > self.limits.pictures:
             raise ValueError(f"{len(targets)} pictures; the page takes up to {self.limits.pictures} at once.")
-        folder, views, start = new_folder(self.results), [], time.perf_counter()
+        folder, views, start = new_folder(self.results, self.limits), [], time.perf_counter()
         archive = folder / "seggpt_masks.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as stream:
             for number, target in enumerate(targets, 1):
+                run.check()
                 image = read_picture(target, self.limits)
                 labels = self.models.need_seggpt()(image, prompts).label_map
                 views += label_views(image, label_prediction(labels, names), shown_name(target))
@@ -95,14 +109,13 @@ class SegGPTHandlers:
             stream.writestr("labels.json", json.dumps({str(n): name for n, name in names.items()}, indent=1))
         yield gr.skip(), gr.skip(), gr.skip(), gr.File(value=[str(archive)], visible=True)
 
-    def _clip(self, prompts: Prompts, names: dict[int, str], targets: list[str]) -> Iterator[Shown]:
+    def _clip(self, prompts: Prompts, names: dict[int, str], targets: list[str], run: Run) -> Iterator[Shown]:
         if len(targets) > 1:
             raise ValueError("Give one clip alone, or pictures alone.")
         clip = UploadedClip(targets[0], self.limits)
         segmenter = VideoSegmenter(self.models.need_seggpt(), memory=CLIP_MEMORY)
-        yield from clip_steps(
-            follow(segmenter.from_prompts(clip, prompts), clip, names, new_folder(self.results), safe_name(targets[0]))
-        )
+        results, folder = segmenter.from_prompts(clip, prompts), new_folder(self.results, self.limits)
+        yield from clip_steps(follow(results, clip, names, folder, safe_name(targets[0]), run))
 
     def _examples(self, paths: list[str] | None) -> list[np.ndarray]:
         if not paths:
@@ -191,4 +204,5 @@ def build_tab(models: Models, limits: Limits, results: Path) -> None:
         guarded(handlers.segment), [painted, examples, targets, kind], [status, shown, video, files], js=COLLECT,
         concurrency_id="models", concurrency_limit=1, show_progress="hidden", api_name="seggpt",
     )
-    stop.click(lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[event], queue=False, api_name=False)
+    # Through the queue, so that it comes after whatever the cancelled run still had to say.
+    stop.click(handlers.running.cancelled, None, status, cancels=[event], api_name=False, show_progress="hidden")

@@ -19,6 +19,7 @@ from .limits import Limits
 from .models import NO_SEGGPT, Models
 from .painter import MAX_LABELS
 from .recent import Recent
+from .running import Run, Running
 from .tab_seggpt import CLIP_MEMORY, Shown, clip_steps, nothing_yet
 from .uploads import CLIP_EXTENSIONS, UploadedClip, first_frame, new_folder, safe_name
 from .viewer import View, empty, prediction_views, progress_bar, viewer
@@ -53,6 +54,7 @@ class TogetherHandlers:
     def __init__(self, models: Models, limits: Limits, results: Path) -> None:
         self.models, self.limits, self.results = models, limits, results
         self.recent = Recent(limits.kept_bytes // 4)
+        self.running = Running()
 
     def show(self, path: str | None) -> tuple:
         """The first frame, as soon as a clip is dropped; what an earlier clip had is gone."""
@@ -81,8 +83,14 @@ class TogetherHandlers:
         )
         return viewer(prediction_views(image, prediction)), self.recent.put(found, found.size), choice
 
-    def follow(self, path: str | None, key: str | None, chosen: list[int]) -> Iterator[Shown]:
+    def follow(
+        self, path: str | None, key: str | None, chosen: list[int], request: gr.Request | None = None
+    ) -> Iterator[Shown]:
         """Steps of (status, viewer, video, files)."""
+        with self.running.run(request) as run:
+            yield from self._follow(path, key, chosen, run)
+
+    def _follow(self, path: str | None, key: str | None, chosen: list[int], run: Run) -> Iterator[Shown]:
         predictor = self.models.need_seggpt()
         if key is None:
             raise ValueError("Find the objects of the first frame before they can be followed.")
@@ -94,7 +102,7 @@ class TogetherHandlers:
         clip = UploadedClip(path, self.limits)
         mask, names = _first_mask([shapes[n - 1] for n in numbers])
         results = VideoSegmenter(predictor, memory=CLIP_MEMORY).from_first_frame(clip, mask, "instance")
-        yield from clip_steps(follow(results, clip, names, new_folder(self.results), safe_name(path)))
+        yield from clip_steps(follow(results, clip, names, new_folder(self.results, self.limits), safe_name(path), run))
 
 
 def _first_mask(shapes: list[Shape]) -> tuple[np.ndarray, dict[int, str]]:
@@ -138,7 +146,7 @@ def build_tab(models: Models, limits: Limits, results: Path) -> None:
         guarded(handlers.follow), [file, key, chosen], [status, shown, video, files],
         concurrency_id="models", concurrency_limit=1, show_progress="hidden", api_name="follow",
     )
+    # Through the queue, so that it comes after whatever the cancelled run still had to say.
     stop.click(
-        lambda: progress_bar(0, 1, "Cancelled."), None, status, cancels=[finding, following], queue=False,
-        api_name=False,
+        handlers.running.cancelled, None, status, cancels=[finding, following], api_name=False, show_progress="hidden"
     )

@@ -13,7 +13,9 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,7 +266,10 @@ def _about(path: str, error: Exception) -> str:
     return str(error).replace(os.path.abspath(path), shown_name(path)).replace(path, shown_name(path))
 
 
-def new_folder(results: Path) -> Path:
-    """A new folder for one request's result files."""
+def new_folder(results: Path, limits: Limits) -> Path:
+    """A new folder for one request's result files; those of long ago are deleted."""
     results.mkdir(parents=True, exist_ok=True)
+    for old in results.iterdir():
+        if time.time() - old.stat().st_mtime > limits.file_seconds:
+            shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(dir=results))

@@ -7,7 +7,7 @@ the views; for panoptic and instance segmentation queries are merged first
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from segcore.data.images import read_image
 
 from ..data.augmentation import ResizeShortestEdge
-from ..modeling.postprocess import MaskResizer
+from ..modeling.mask_resize import MaskResizer
 from ..tasks import SEMANTIC, asked_tasks
 from .merging import QueryGroups
 
@@ -83,19 +83,28 @@ class TestTimeAugmentation(nn.Module):
         result: dict = {}
         groups: dict[str, QueryGroups] = {}
         scores: Tensor | None = None
-        for predicted in self._predictions(image, tasks, output_size):
-            for task, (class_logits, mask_logits) in predicted.items():
+        for view in self.views:
+            pixels = self._view(image, view)
+            raw = self.model.predict_queries([{"image": pixels, "task": tasks}])
+            size = tuple(pixels.shape[-2:])
+            resize = MaskResizer(self.model.padded_size(size), size, output_size)
+            for task, class_logits, mask_logits in zip(tasks, raw["pred_logits"], raw["pred_masks"]):
                 if task == SEMANTIC:
-                    one = self.model.postprocess(task, class_logits, mask_logits, _same)["sem_seg"]
+                    one = self.model.postprocess(task, class_logits, mask_logits, resize)["sem_seg"]
+                    one = one.flip(2) if view.mirrored else one
                     scores = one if scores is None else scores.add_(one)
-                elif task in groups:
-                    groups[task].add(class_logits, mask_logits)
+                    continue
+                masks = resize(mask_logits)
+                masks = masks.flip(2) if view.mirrored else masks
+                if task in groups:
+                    groups[task].add(class_logits, masks)
                 else:
-                    groups[task] = QueryGroups(class_logits, mask_logits, self.absence)
+                    groups[task] = QueryGroups(class_logits, masks, self.absence)
         if scores is not None:
             result["sem_seg"] = scores / len(self.views)
+        whole = MaskResizer.unchanged(output_size)  # the merged masks have that size
         for task, group in groups.items():
-            result.update(self.model.postprocess(task, *group.merged(), _same))
+            result.update(self.model.postprocess(task, *group.merged(), whole))
         return result
 
     def _original(self, x: dict) -> np.ndarray:
@@ -106,23 +115,9 @@ class TestTimeAugmentation(nn.Module):
             return read_image(x["file_name"], self.image_format)
         return np.ascontiguousarray(x["image"].permute(1, 2, 0).cpu().numpy())
 
-    def _predictions(
-        self, image: np.ndarray, tasks: Sequence[str], output_size: tuple[int, int]
-    ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """Per view and task the class logits (Q, K + 1) and the mask logits (Q, *output_size), not mirrored."""
-        for view in self.views:
-            resize = ResizeShortestEdge(view.short_side, view.longest).get_transform(image)
-            resized = resize.apply_image(image)
-            pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
-            pixels = pixels.flip(2) if view.mirrored else pixels
-            raw = self.model.predict_queries([{"image": pixels, "task": tasks}])
-            resize = MaskResizer(self.model.padded_size(pixels.shape[-2:]), tuple(pixels.shape[-2:]), output_size)
-            masks = [resize(mask_logits) for mask_logits in raw["pred_masks"]]
-            if view.mirrored:
-                masks = [mask_logits.flip(2) for mask_logits in masks]
-            yield dict(zip(tasks, zip(raw["pred_logits"], masks)))
-
-
-def _same(mask_logits: Tensor) -> Tensor:
-    """The masks have the size of the result already."""
-    return mask_logits
+    def _view(self, image: np.ndarray, view: View) -> Tensor:
+        """(3, h, w) uint8 of what the model is shown."""
+        resize = ResizeShortestEdge(view.short_side, view.longest).get_transform(image)
+        resized = resize.apply_image(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return pixels.flip(2) if view.mirrored else pixels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..modeling.postprocess import MaskResizer
+from ..modeling.mask_resize import MaskResizer
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC, asked_tasks
 from .stitching import InstanceCanvas, PanopticCanvas, SemanticCanvas
 from .tiling import Window, scaled, windows

@@ -7,6 +7,7 @@ checkpoints, so that weights load without renaming.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -14,6 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.ops import linear
+
+QUERY, KEY, VALUE = range(3)  # order of the projections in `in_proj_weight`
+TOKENS_AT_ONCE = 2048  # of a wide hidden layer when nothing is kept for gradients
+
+
+def in_token_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function`, which treats tokens alike, over (N, S, C): in inference a few thousand at a time.
+
+    The hidden layer of a feed-forward network then stays in the cache, and memory does not grow with S.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return function(x)
+    if x.shape[0] * x.shape[1] <= TOKENS_AT_ONCE:
+        return function(x)
+    return torch.cat([function(part) for part in x.flatten(0, 1).split(TOKENS_AT_ONCE)]).view(*x.shape[:2], -1)
 
 
 class MLP(nn.Module):
@@ -48,17 +64,22 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
+    def part(self, part: int) -> tuple[Tensor, Tensor]:
+        """Weight (C, C) and bias (C,) of the projection `QUERY`, `KEY` or `VALUE`."""
+        return self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(N, S, C) -> (N, heads, S, C / heads)."""
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
     def _project(self, x: Tensor, part: int) -> Tensor:
-        """(N, S, C) -> (N, heads, S, C / heads) by the query (0), key (1) or value (2) projection."""
-        weight = self.in_proj_weight.chunk(3)[part]
-        bias = self.in_proj_bias.chunk(3)[part]
-        return linear(x, weight, bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return self.split_heads(linear(x, *self.part(part)))
 
     def project_keys(self, x: Tensor) -> Tensor:
-        return self._project(x, 1)
+        return self._project(x, KEY)
 
     def project_values(self, x: Tensor) -> Tensor:
-        return self._project(x, 2)
+        return self._project(x, VALUE)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend.
@@ -71,7 +92,7 @@ class Attention(nn.Module):
         Returns:
             (N, Q, C).
         """
-        out = F.scaled_dot_product_attention(self._project(query, 0), key, value, attn_mask=mask)
+        out = F.scaled_dot_product_attention(self._project(query, QUERY), key, value, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 

@@ -26,8 +26,9 @@ from .backbone import build_oneformer_backbone
 from .criterion import Criterion, Target
 from .head import OneFormerHead
 from .layers import MLP
+from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
-from .postprocess import MaskResizer, Resize, instance_segmentation, panoptic_segmentation, semantic_segmentation
+from .postprocess import instance_segmentation, panoptic_segmentation, semantic_labels, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
@@ -136,7 +137,10 @@ class OneFormer(nn.Module):
         Args:
             batched_inputs: one dict per image. "image": (3, h, w) RGB, 0..255, any dtype.
                 "task": "panoptic", "instance", "semantic", "all", or a sequence of the three.
-                Inference: "height", "width" of the wanted result (default: the image's own).
+                Inference: "height", "width" of the wanted result (default: the image's own);
+                "semantic_labels" True: the class of every pixel, (H, W), under "semantic_labels"
+                in place of all classes' scores, which take many times the memory;
+                "least_score": instances that score less are left out.
                 Training: "instances" with gt_classes (M,) and gt_masks (M, h, w), a tensor, Detectron2's
                 BitMasks or `LayeredMasks`, and
                 "text_tokens" (U, T) int64, "text_index" (N,) int64 as the mapper makes them.
@@ -190,7 +194,14 @@ class OneFormer(nn.Module):
             height, width = decoded.image_size
             output_size = (int(x.get("height", height)), int(x.get("width", width)))
             resize = MaskResizer(decoded.padded_size, decoded.image_size, output_size)
-            result = self.postprocess(decoded.task, decoded.class_logits, decoded.mask_logits, resize)
+            result = self.postprocess(
+                decoded.task,
+                decoded.class_logits,
+                decoded.mask_logits,
+                resize,
+                labels_only=x.get("semantic_labels", False),
+                least_score=x.get("least_score", 0.0),
+            )
             results[decoded.image].update(result)
         return results
 
@@ -245,8 +256,19 @@ class OneFormer(nn.Module):
             groups.setdefault(tuple(-(-side // unit) for side in x["image"].shape[-2:]), []).append(i)
         return list(groups.values())
 
-    def postprocess(self, task: str, class_logits: Tensor, mask_logits: Tensor, resize: Resize) -> dict:
+    def postprocess(
+        self,
+        task: str,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        resize: MaskResizer,
+        *,
+        labels_only: bool = False,
+        least_score: float = 0.0,
+    ) -> dict:
         """One task's result of one image, as `forward` returns it; see `postprocess.py` for the arguments."""
+        if task == SEMANTIC and labels_only:
+            return {"semantic_labels": semantic_labels(class_logits, mask_logits, resize)}
         if task == SEMANTIC:
             return {"sem_seg": semantic_segmentation(class_logits, mask_logits, resize)}
         if task == PANOPTIC:
@@ -267,6 +289,7 @@ class OneFormer(nn.Module):
             max_instances=self.max_instances,
             thing_classes=self.thing_classes if self.things_only_instances else None,
             class_map=self.instance_class_map,
+            least_score=least_score,
         )
         return {"instances": result}
 

@@ -19,8 +19,9 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segcore.ops import ms_deform_attn
+from segcore.ops import ms_deform_attn_fused
 
+from .layers import in_token_chunks
 from .position_encoding import sine_position_encoding
 
 
@@ -71,13 +72,11 @@ class MSDeformAttn(nn.Module):
         """
         heads, levels, points = self.num_heads, self.num_levels, self.num_points
         offsets = self.sampling_offsets(query).unflatten(2, (heads, levels, points, 2))
-        weights = self.attention_weights(query).unflatten(2, (heads, levels * points))
-        weights = weights.softmax(dim=-1).unflatten(3, (levels, points))
-        extent = torch.tensor([(w, h) for h, w in sizes], dtype=offsets.dtype, device=offsets.device)
-        locations = reference[None, :, None, None, None, :] + offsets / extent[:, None, :]
+        logits = self.attention_weights(query).unflatten(2, (heads, levels, points))
+        centres = reference[None, :, None, :].expand(1, -1, levels, 2)
         shapes = [side for size in sizes for side in size]
         value = self.value_proj(value).unflatten(2, (heads, -1))
-        return self.output_proj(ms_deform_attn(value, shapes, locations, weights))
+        return self.output_proj(ms_deform_attn_fused(value, shapes, centres, offsets, logits))
 
 
 class EncoderLayer(nn.Module):
@@ -98,7 +97,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(x + position, x, reference, sizes)
-        x = self.norm1(x + self.dropout(attended))
+        return in_token_chunks(self._feed_forward, self.norm1(x + self.dropout(attended)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
         return self.norm2(x + self.dropout(hidden))
 

@@ -31,10 +31,14 @@ def sine_position_encoding(
     """
     if channels % 4:
         raise ValueError(f"a sine position encoding needs channels divisible by 4, got {channels}")
-    half = channels // 2
-    y = _axis_encoding(height, half, temperature, device)
-    x = _axis_encoding(width, half, temperature, device)
-    grid = torch.cat(
-        (y[:, None].expand(height, width, half), x[None].expand(height, width, half)), dim=2
-    )
+    y, x = axis_encodings(height, width, channels, device, temperature)
+    grid = torch.cat((y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)), dim=2)
     return grid.permute(2, 0, 1)[None].contiguous()
+
+
+def axis_encodings(
+    height: int, width: int, channels: int, device: torch.device, temperature: float = 10000.0
+) -> tuple[Tensor, Tensor]:
+    """The two halves that `sine_position_encoding` is made of: (height, channels / 2), (width, channels / 2)."""
+    half = channels // 2
+    return tuple(_axis_encoding(side, half, temperature, device) for side in (height, width))

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Attention, xavier_init_matrices
-from .position_encoding import sine_position_encoding
+from .layers import VALUE, Attention, xavier_init_matrices
+from .position_encoding import axis_encodings, sine_position_encoding
 
 
 class QueryDecoderLayer(nn.Module):
@@ -64,19 +64,22 @@ class QueryInitializer(nn.Module):
             features: (B, C, H/4, W/4), projected.
 
         Returns:
-            per layer (B or 1, heads, S, C / heads) twice.
+            per layer (B, heads, S, C / heads) twice.
 
         The values are the sine position encoding alone, and the image enters only through the
-        keys: so the released models were trained, and their weights depend on it.
+        keys: so the released models were trained, and their weights depend on it. A projected
+        encoding is a row's part plus a column's, so that a value costs one addition.
         """
         position = sine_position_encoding(*features.shape[2:], features.shape[1], features.device)
-        position = position.flatten(2).transpose(1, 2).to(features.dtype)
-        keys = position + features.flatten(2).transpose(1, 2)
-        attentions = [layer.multihead_attn for layer in self.decoder.layers]
-        return [
-            (a.project_keys(keys), a.project_values(position).expand(len(keys), -1, -1, -1))
-            for a in attentions
-        ]
+        keys = features.add(position.to(features.dtype)).flatten(2).transpose(1, 2)
+        y, x = axis_encodings(*features.shape[2:], features.shape[1], features.device)
+        y, x = y.to(features.dtype), x.to(features.dtype)
+        memory = []
+        for layer in self.decoder.layers:
+            attention = layer.multihead_attn
+            value = _project_position(*attention.part(VALUE), y, x).expand(len(features), -1, -1)
+            memory.append((attention.project_keys(keys), attention.split_heads(value)))
+        return memory
 
     def forward(self, task: Tensor, query_embed: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
         """
@@ -92,3 +95,9 @@ class QueryInitializer(nn.Module):
         for layer, (key, value) in zip(self.decoder.layers, memory, strict=True):
             x = layer(x, query_embed, key, value)
         return self.decoder.norm(x)
+
+
+def _project_position(weight: Tensor, bias: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The projected position encoding, (H * W, D), of its halves (H, C / 2) and (W, C / 2)."""
+    of_y, of_x = weight.chunk(2, dim=1)
+    return (F.linear(y, of_y, bias)[:, None] + F.linear(x, of_x)).flatten(0, 1)

@@ -31,10 +31,13 @@ class DecoderMemory:
     Attributes:
         mask_features: (B, mask_dim, H, W) per-pixel embeddings.
         sizes: (h, w) of each level.
+        level_features: (B, mask_dim, h, w) per level: `mask_features` resized. A mask is linear in them,
+            so that resized features give resized mask logits without those at full size.
         query_init, layers: keys and values (B, heads, S, C / heads) of each layer.
     """
 
     mask_features: Tensor
+    level_features: list[Tensor]
     sizes: list[tuple[int, int]]
     query_init: list[tuple[Tensor, Tensor]]
     layers: list[tuple[Tensor, Tensor]]
@@ -45,6 +48,7 @@ class DecoderMemory:
             return self
         return DecoderMemory(
             self.mask_features[images],
+            [x[images] for x in self.level_features],
             self.sizes,
             [(k[images], v[images]) for k, v in self.query_init],
             [(k[images], v[images]) for k, v in self.layers],
@@ -160,13 +164,15 @@ class OneFormerDecoder(nn.Module):
             maps: NUM_LEVELS maps (B, C, h, w), coarsest first.
         """
         query_init = self.class_transformer.project(self.class_input_proj(mask_features))
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        level_features = [_resize(mask_features.detach(), size) for size in sizes]
         memory = [self._level_memory(x, level) for level, x in enumerate(maps)]
         layers = []
         for i, cross in enumerate(self.transformer_cross_attention_layers):
             key, value = memory[i % NUM_LEVELS]
             attention = cross.multihead_attn
             layers.append((attention.project_keys(key), attention.project_values(value)))
-        return DecoderMemory(mask_features, [tuple(x.shape[-2:]) for x in maps], query_init, layers)
+        return DecoderMemory(mask_features, level_features, sizes, query_init, layers)
 
     def _level_memory(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """A level's keys and values before projection, (B, h * w, C) each."""
@@ -190,13 +196,15 @@ class OneFormerDecoder(nn.Module):
 
         x, predictions, embeddings = queries, [], []
         for i in range(len(self.transformer_ffn_layers)):
-            x_norm = self.decoder_norm(x)
+            level, x_norm = i % NUM_LEVELS, self.decoder_norm(x)
             embedding = self.mask_embed(x_norm)
-            mask_logits = _mask_logits(embedding, memory.mask_features)
             if auxiliary:
+                mask_logits = _mask_logits(embedding, memory.mask_features)
                 predictions.append((self.class_embed(x_norm), mask_logits))
                 embeddings.append(embedding)
-            mask = attention_mask(mask_logits, memory.sizes[i % NUM_LEVELS])
+                mask = attention_mask(_resize(mask_logits, memory.sizes[level]))
+            else:
+                mask = attention_mask(_mask_logits(embedding, memory.level_features[level]))
             if self.use_checkpoint and self.training:
                 x = checkpoint(self._layer, i, x, *memory.layers[i], mask, use_reentrant=False)
             else:
@@ -225,11 +233,14 @@ def _mask_logits(embedding: Tensor, mask_features: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def attention_mask(mask_logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where each query may look at a level of `size`: (B, Q, H, W) logits -> (B, 1, Q, h * w) bool.
+def attention_mask(mask_logits: Tensor) -> Tensor:
+    """Where each query may look at a level: (B, Q, h, w) logits of its size -> (B, 1, Q, h * w) bool.
 
     True inside the predicted mask; a query whose mask is empty looks everywhere.
     """
-    resized = F.interpolate(mask_logits, size=size, mode="bilinear", align_corners=False)
-    inside = resized.sigmoid().flatten(2) >= 0.5
+    inside = mask_logits.sigmoid().flatten(2) >= 0.5
     return (inside | ~inside.any(dim=2, keepdim=True))[:, None]
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

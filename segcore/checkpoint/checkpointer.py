@@ -116,21 +116,27 @@ class Checkpointer(DetectionCheckpointer):
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write `save_dir/name.pth` with the model, the checkpointables and `kwargs`, whole or not at all."""
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
             return
         basename = f"{name}.pth"
         if os.path.basename(basename) != basename:
             raise ValueError(
                 f"checkpoint name {name!r} must not contain a folder; the folder is {self.save_dir}"
             )
-        data = {"model": self.model.state_dict()}
+        # Gathered before asking who writes: a sharded model's processes do it together.
+        data = {"model": self._model_state()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
         data.update(kwargs)
+        if not self.save_to_disk:
+            return
         path = os.path.join(self.save_dir, basename)
         self.logger.info(f"Saving checkpoint to {path}")
         with atomic_path(path) as temporary:
             torch.save(data, temporary)
         self.tag_last_checkpoint(basename)
+
+    def _model_state(self) -> dict[str, torch.Tensor]:
+        return self.model.state_dict()
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the newest checkpoint in `save_dir/last_checkpoint`."""

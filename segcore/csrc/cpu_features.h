@@ -1,5 +1,9 @@
-// The best instruction set that this processor and this build share.
+// The best instruction set that this processor and this build share. ATEN_CPU_CAPABILITY=default or avx2 limits it, as
+// it limits PyTorch's own kernels.
 #pragma once
+#include <cstdlib>
+#include <cstring>
+
 #include "target.h"
 
 namespace segcore {
@@ -13,6 +17,9 @@ inline InstructionSet instruction_set() {
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    const char* limit = std::getenv("ATEN_CPU_CAPABILITY");
+    if (limit != nullptr && std::strcmp(limit, "default") == 0) return InstructionSet::kDefault;
+    if (limit != nullptr && std::strcmp(limit, "avx2") == 0 && avx2) return InstructionSet::kAvx2;
     return avx512 ? InstructionSet::kAvx512 : avx2 ? InstructionSet::kAvx2 : InstructionSet::kDefault;
   }();
   return best;

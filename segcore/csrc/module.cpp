@@ -17,10 +17,15 @@ TORCH_LIBRARY(segcore_native, m) {
       "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
+// A stamp of the sources (segcore/ops/build.py). Read in the file before it is loaded, and by Python after.
+#define SEGCORE_TEXT_OF(word) #word
+#define SEGCORE_TEXT(word) SEGCORE_TEXT_OF(word)
+
 PyMODINIT_FUNC PyInit__C() {
   static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", "Compiled operators of segcore.", -1, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module == nullptr) return nullptr;
+  PyModule_AddStringConstant(module, "sources", SEGCORE_TEXT(SEGCORE_SOURCES));
   PyModule_AddStringConstant(module, "instruction_set", segcore::instruction_set_name());
 #ifdef SEGCORE_WITH_CUDA
   PyModule_AddIntConstant(module, "with_cuda", 1);

@@ -18,6 +18,17 @@ using segcore::MsdaProblem;
 // Queries whose geometry is computed together: 4 * 12 points fill whole vectors.
 constexpr int64_t kGroup = 4;
 
+// Numbers of levels and points of a query: as they come, and as in the released models, where the compiler unrolls
+// the loops over them: a backward pass of 0.6 of the time. The forward pass gains nothing.
+struct AnyCounts {
+  int64_t levels, points;
+  int64_t total() const { return levels * points; }
+};
+struct ReleasedCounts {
+  static constexpr int64_t levels = 3, points = 4;
+  static constexpr int64_t total() { return levels * points; }
+};
+
 // Bilinear geometry of a group of queries. Arrays hold kGroup * N entries, rounded up to whole vectors and the
 // last vector's overhang: `stride`.
 template <class T>
@@ -53,9 +64,9 @@ struct Geometry {
 };
 
 // Turns the logits of `count` queries, in g.weight, into softmax weights.
-template <class T>
-static void softmax(int64_t count, Geometry<T>& g) {
-  const int64_t n = g.points;
+template <class T, class Counts>
+static void softmax(int64_t count, const Counts& counts, Geometry<T>& g) {
+  const int64_t n = counts.total();
   T* weight = g.weight.data();
   for (int64_t k = 0; k < count; ++k) {
     T peak = weight[k * n];
@@ -72,10 +83,10 @@ static void softmax(int64_t count, Geometry<T>& g) {
 }
 
 // Pixel coordinates (centres at integers) and weights of `count` queries.
-template <class T>
-static void gather_inputs(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_t query, int64_t count,
-                          Geometry<T>& g) {
-  const int64_t n = g.points;
+template <class T, class Counts>
+static void gather_inputs(const MsdaProblem<T>& p, const Counts& counts, int64_t image, int64_t head, int64_t query,
+                          int64_t count, Geometry<T>& g) {
+  const int64_t n = counts.total();
   for (int64_t k = 0; k < count; ++k) {
     const int64_t at = ((image * p.queries + query + k) * p.heads + head) * n;
     std::memcpy(g.xy.data() + 2 * k * n, p.points_xy + 2 * at, size_t(2 * n) * sizeof(T));
@@ -92,15 +103,15 @@ static void gather_inputs(const MsdaProblem<T>& p, int64_t image, int64_t head, 
     return;
   }
   for (int64_t k = 0; k < count; ++k) {
-    const T* reference = p.reference + image * p.reference_step + (query + k) * p.levels * 2;
-    for (int64_t level = 0; level < p.levels; ++level) {
-      const int64_t at = k * n + level * p.points;
+    const T* reference = p.reference + image * p.reference_step + (query + k) * counts.levels * 2;
+    for (int64_t level = 0; level < counts.levels; ++level) {
+      const int64_t at = k * n + level * counts.points;
       const T centre_x = reference[2 * level] * g.width[at] - T(0.5);
       const T centre_y = reference[2 * level + 1] * g.height[at] - T(0.5);
-      for (int64_t i = at; i < at + p.points; ++i) x[i] += centre_x, y[i] += centre_y;
+      for (int64_t i = at; i < at + counts.points; ++i) x[i] += centre_x, y[i] += centre_y;
     }
   }
-  softmax(count, g);
+  softmax(count, counts, g);
 }
 
 #ifdef SEGCORE_VECTORS
@@ -176,9 +187,9 @@ static void locate_taps(const MsdaProblem<T>& p, int64_t count, Geometry<T>& g) 
 }
 
 // output[0 .. padded) = sum of tap * row. NV: vectors per row at compile time.
-template <class T, int NV>
-static inline void gather_rows(const T* map, const Geometry<T>& g, int64_t k, T* output) {
-  const int64_t n = g.points, stride = g.stride;
+template <class T, int NV, class Counts>
+static inline void gather_rows(const T* map, const Counts& counts, const Geometry<T>& g, int64_t k, T* output) {
+  const int64_t n = counts.total(), stride = g.stride;
   Vec<T> even[NV], odd[NV];
   for (int j = 0; j < NV; ++j) even[j] = odd[j] = splat(T(0));
   for (int64_t i = k * n; i < (k + 1) * n; ++i) {
@@ -195,29 +206,30 @@ static inline void gather_rows(const T* map, const Geometry<T>& g, int64_t k, T*
   for (int j = 0; j < NV; ++j) store(output + j * kLanes<T>, even[j] + odd[j]);
 }
 
-template <class T>
-static void gather_any(const T* map, const Geometry<T>& g, int64_t k, int64_t padded, T* output) {
+template <class T, class Counts>
+static void gather_any(const T* map, const Counts& counts, const Geometry<T>& g, int64_t k, int64_t padded, T* output) {
   constexpr int kStep = 4 * kLanes<T>;
   int64_t c = 0;
-  for (; c + kStep <= padded; c += kStep) gather_rows<T, 4>(map + c, g, k, output + c);
-  for (; c < padded; c += kLanes<T>) gather_rows<T, 1>(map + c, g, k, output + c);
+  for (; c + kStep <= padded; c += kStep) gather_rows<T, 4>(map + c, counts, g, k, output + c);
+  for (; c < padded; c += kLanes<T>) gather_rows<T, 1>(map + c, counts, g, k, output + c);
 }
 
 template <class T>
 static void forward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_t begin, int64_t end, T* output) {
+  const AnyCounts counts{p.levels, p.points};
   Geometry<T> g(p, false);
   Scratch<T> row(p.padded);
   const T* map = p.value + (image * p.heads + head) * (p.tokens + 1) * p.padded;
   for (int64_t query = begin; query < end; query += kGroup) {
     const int64_t count = smaller(kGroup, end - query);
-    gather_inputs(p, image, head, query, count, g);
+    gather_inputs(p, counts, image, head, query, count, g);
     locate_taps(p, count, g);
     for (int64_t k = 0; k < count; ++k) {
       T* target = output + ((image * p.queries + query + k) * p.heads + head) * p.channels;
       if (p.padded == p.channels) {
-        gather_any(map, g, k, p.padded, target);
+        gather_any(map, counts, g, k, p.padded, target);
       } else {
-        gather_any(map, g, k, p.padded, row.data());
+        gather_any(map, counts, g, k, p.padded, row.data());
         std::memcpy(target, row.data(), size_t(p.channels) * sizeof(T));
       }
     }
@@ -226,17 +238,20 @@ static void forward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_
 
 // Adds tap * grad to the map's gradient, and puts each tap's <grad, row> into g.dot. Channels come in chunks; the
 // first one overwrites.
-template <class T, int NV, bool First>
-static inline void scatter_rows(const T* map, T* grad_map, const T* grad, Geometry<T>& g, int64_t k) {
+template <class T, int NV, bool First, class Counts>
+static inline void scatter_rows(const T* map, T* grad_map, const T* grad, const Counts& counts, Geometry<T>& g,
+                                int64_t k) {
   constexpr int kWidth = kLanes<T>;
+  const int64_t n = counts.total();
   Vec<T> top[NV];
   for (int j = 0; j < NV; ++j) top[j] = load(grad + j * kWidth);
-  for (int64_t i = k * g.points; i < (k + 1) * g.points; i += kWidth) {
-    const int here = int(smaller(kWidth, (k + 1) * g.points - i));
+  for (int64_t done = 0; done < n; done += kWidth) {
+    const int64_t i = k * n + done;
+    const int64_t here = smaller(kWidth, n - done);
     for (int corner = 0; corner < 4; ++corner) {
       Vec<T> partial[kWidth];
-      for (int t = here; t < kWidth; ++t) partial[t] = splat(T(0));
-      for (int t = 0; t < here; ++t) {
+      for (int64_t t = here; t < kWidth; ++t) partial[t] = splat(T(0));
+      for (int64_t t = 0; t < here; ++t) {
         const int32_t offset = g.offset[corner * g.stride + i + t];
         const T* row = map + offset;
         T* grad_row = grad_map + offset;
@@ -254,30 +269,31 @@ static inline void scatter_rows(const T* map, T* grad_map, const T* grad, Geomet
   }
 }
 
-template <class T>
-static void scatter_any(const T* map, T* grad_map, const T* grad, Geometry<T>& g, int64_t k, int64_t padded) {
+template <class T, class Counts>
+static void scatter_any(const T* map, T* grad_map, const T* grad, const Counts& counts, Geometry<T>& g, int64_t k,
+                        int64_t padded) {
   constexpr int kStep = 4 * kLanes<T>;
   int64_t c = 0;
   bool first = true;
   for (; c + kStep <= padded; c += kStep, first = false) {
     if (first)
-      scatter_rows<T, 4, true>(map + c, grad_map + c, grad + c, g, k);
+      scatter_rows<T, 4, true>(map + c, grad_map + c, grad + c, counts, g, k);
     else
-      scatter_rows<T, 4, false>(map + c, grad_map + c, grad + c, g, k);
+      scatter_rows<T, 4, false>(map + c, grad_map + c, grad + c, counts, g, k);
   }
   for (; c < padded; c += kLanes<T>, first = false) {
     if (first)
-      scatter_rows<T, 1, true>(map + c, grad_map + c, grad + c, g, k);
+      scatter_rows<T, 1, true>(map + c, grad_map + c, grad + c, counts, g, k);
     else
-      scatter_rows<T, 1, false>(map + c, grad_map + c, grad + c, g, k);
+      scatter_rows<T, 1, false>(map + c, grad_map + c, grad + c, counts, g, k);
   }
 }
 
 // Gradients of the group's points and weights, from the dots.
-template <class T>
-static void finish_group(const MsdaProblem<T>& p, Geometry<T>& g, int64_t image, int64_t head, int64_t query,
-                         int64_t count, const MsdaGradients<T>& grads) {
-  const int64_t n = g.points;
+template <class T, class Counts>
+static void finish_group(const MsdaProblem<T>& p, const Counts& counts, Geometry<T>& g, int64_t image, int64_t head,
+                         int64_t query, int64_t count, const MsdaGradients<T>& grads) {
+  const int64_t n = counts.total();
   const T *dot0 = g.dot.data(), *dot1 = dot0 + g.stride, *dot2 = dot1 + g.stride, *dot3 = dot2 + g.stride;
   const bool fused = p.reference != nullptr;
   T *grad_x = g.x.data(), *grad_y = g.y.data(), *grad_weight = g.tap.data();  // no longer needed as inputs
@@ -306,9 +322,9 @@ static void finish_group(const MsdaProblem<T>& p, Geometry<T>& g, int64_t image,
   }
 }
 
-template <class T>
-static void backward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_t begin, int64_t end,
-                     const MsdaGradients<T>& grads) {
+template <class T, class Counts>
+static void backward_counted(const MsdaProblem<T>& p, const Counts& counts, int64_t image, int64_t head, int64_t begin,
+                             int64_t end, const MsdaGradients<T>& grads) {
   Geometry<T> g(p, true);
   Scratch<T> grad(p.padded);
   const int64_t map_size = (p.tokens + 1) * p.padded;
@@ -316,15 +332,24 @@ static void backward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64
   T* grad_map = grads.value + head * map_size;
   for (int64_t query = begin; query < end; query += kGroup) {
     const int64_t count = smaller(kGroup, end - query);
-    gather_inputs(p, image, head, query, count, g);
+    gather_inputs(p, counts, image, head, query, count, g);
     locate_taps(p, count, g);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t at = (image * p.queries + query + k) * p.heads + head;
       std::memcpy(grad.data(), grads.output + at * p.channels, size_t(p.channels) * sizeof(T));
-      scatter_any(map, grad_map, grad.data(), g, k, p.padded);
+      scatter_any(map, grad_map, grad.data(), counts, g, k, p.padded);
     }
-    finish_group(p, g, image, head, query, count, grads);
+    finish_group(p, counts, g, image, head, query, count, grads);
   }
+}
+
+template <class T>
+static void backward(const MsdaProblem<T>& p, int64_t image, int64_t head, int64_t begin, int64_t end,
+                     const MsdaGradients<T>& grads) {
+  if (p.levels == ReleasedCounts::levels && p.points == ReleasedCounts::points)
+    backward_counted(p, ReleasedCounts{}, image, head, begin, end, grads);
+  else
+    backward_counted(p, AnyCounts{p.levels, p.points}, image, head, begin, end, grads);
 }
 
 }  // namespace

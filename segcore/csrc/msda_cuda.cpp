@@ -78,7 +78,10 @@ struct Inputs {
   bool empty() const { return value.numel() == 0 || points.numel() == 0; }
 };
 
-void check(int error) { TORCH_CHECK(error == 0, "ms_deform_attn: CUDA launch failed: ", msda_cuda_error(error)); }
+void check(int error, const MsdaCuda& p) {
+  TORCH_CHECK(error == 0, "ms_deform_attn: CUDA launch failed: ", msda_cuda_error(error), " (", p.levels, " levels of ",
+              p.points, " points; a query's points must fit into shared memory)");
+}
 
 at::Tensor msda_forward(const at::Tensor& value, at::IntArrayRef shapes, const std::optional<at::Tensor>& reference,
                         const at::Tensor& points, const at::Tensor& weights) {
@@ -87,18 +90,21 @@ at::Tensor msda_forward(const at::Tensor& value, at::IntArrayRef shapes, const s
   const auto& p = in.problem;
   if (in.empty()) return at::zeros({p.batch, p.queries, p.heads * p.channels}, value.options());
   auto output = at::empty({p.batch, p.queries, p.heads * p.channels}, value.options());
-  check(msda_cuda_forward(p, output.data_ptr(), c10::cuda::getCurrentCUDAStream().stream()));
+  check(msda_cuda_forward(p, output.data_ptr(), c10::cuda::getCurrentCUDAStream().stream()), p);
   return output;
 }
 
 // Factor that turns contributions to the map's gradient into integers whose sum cannot overflow; stays on the device.
 at::Tensor fixed_point_scale(const Inputs& in, const at::Tensor& grad) {
   auto largest = grad.abs().amax().to(at::kDouble);
-  if (in.problem.reference == nullptr) largest = largest.mul(in.weights.abs().amax().to(at::kDouble));
+  if (in.problem.reference == nullptr)
+    largest = largest.mul(in.weights.abs().amax().to(at::kDouble));
+  else  // logits: each softmax is at most 1, but a NaN or +inf must reach the scale, as integers cannot carry it
+    largest = largest.add(in.weights.flatten(3).amax(3).sum().to(at::kDouble).mul(0.0));
   int64_t count = in.problem.queries * in.problem.levels * in.problem.points * 4;
   int bits = 1;
   while (count >>= 1) ++bits;
-  return largest.clamp_min(1e-300).log2().ceil().neg().add(double(kFixedPointBits - bits)).exp2();
+  return largest.clamp_min(1e-250).log2().ceil().neg().add(double(kFixedPointBits - bits)).exp2();
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> msda_backward(const at::Tensor& grad_in, const at::Tensor& value,
@@ -120,7 +126,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> msda_backward(const at::Tensor& g
   } else {
     const auto scale = fixed ? fixed_point_scale(in, grad) : at::Tensor();
     check(msda_cuda_backward(p, grad.data_ptr(), grad_value.data_ptr(), grad_points.data_ptr(), grad_weights.data_ptr(),
-                             fixed ? scale.data_ptr<double>() : nullptr, c10::cuda::getCurrentCUDAStream().stream()));
+                             fixed ? scale.data_ptr<double>() : nullptr, c10::cuda::getCurrentCUDAStream().stream()),
+          p);
     if (fixed) grad_value = grad_value.to(at::kDouble).div(scale);
   }
   return {grad_value.to(value.scalar_type()), grad_points.to(points.scalar_type()),

@@ -69,7 +69,7 @@ struct Point {
   A fx, fy, weight;  // fractions, weight after the softmax
 };
 
-__device__ __forceinline__ float exponential(float x) { return __expf(x); }
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 
 template <int kTeam, class A>
@@ -313,7 +313,8 @@ int launch(const MsdaCuda& p, bool backward, const void* grad, void* output, voi
   return int(cudaGetLastError());
 }
 
-// Vector width and team size: 16 bytes a thread where the channels divide, and a team that covers them once.
+// Vector width and team size: 16 bytes a thread where the channels divide, and a team that covers them once. Four
+// threads at least: the points of a block's teams share its memory.
 template <class T>
 int dispatch(const MsdaCuda& p, bool backward, const void* grad, void* output, void* grad_points, void* grad_weights,
              const double* fixed_point, void* stream_handle) {
@@ -323,8 +324,6 @@ int dispatch(const MsdaCuda& p, bool backward, const void* grad, void* output, v
   return launch<T, vector, team>(p, backward, grad, output, grad_points, grad_weights, fixed_point, stream)
   if (p.channels % kWide == 0) {
     const int64_t threads = p.channels / kWide;
-    if (threads <= 1) SEGCORE_LAUNCH(kWide, 1);
-    if (threads <= 2) SEGCORE_LAUNCH(kWide, 2);
     if (threads <= 4) SEGCORE_LAUNCH(kWide, 4);
     if (threads <= 8) SEGCORE_LAUNCH(kWide, 8);
     SEGCORE_LAUNCH(kWide, 16);

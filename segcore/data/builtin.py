@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
-from .catalog import register_entry
+from .catalog import Source, register_entry
 from .instance_json import InstanceJson
 from .metadata import panoptic_metadata
 from .mini.writer import NAME, SCENES, ensure_mini, mini_folder, mini_metadata
@@ -41,8 +43,9 @@ def register_builtin(root: str | None = None) -> None:
     global _chosen_root
     if root is not None:
         _chosen_root = os.fspath(root)
-    for path in sorted(_DIRECTORY.glob("*.json")):
-        _register_file(path)
+    for data_set in builtin_sets():
+        for name, entry in builtin_splits(data_set).items():
+            register_entry(name, entry.locate, entry.metadata)
     for split in SCENES:
         register_entry(f"{NAME}_{split}", partial(_locate_mini, split), mini_metadata(), _prepare_mini)
 
@@ -68,18 +71,33 @@ _NO_PATHS = ("images", "submission_split")
 _OF_PANOPTIC = ("evaluator_type", "ignore_label", "label_divisor", "thing_classes", "stuff_ids")
 
 
-def _register_file(path: Path) -> None:
-    content = builtin_content(path.stem)
+class Split(NamedTuple):
+    """One built-in split: where it lies now, its metadata, and the number of images of the whole set."""
+
+    locate: Callable[[], Source]
+    metadata: dict
+    images: int
+
+
+def builtin_splits(data_set: str) -> dict[str, Split]:
+    """The splits of one of `builtin_sets()` by name: panoptic, instance and semantic ones."""
+    content = builtin_content(data_set)
+    image_name = _cityscapes_image if data_set == "cityscapes" else None
+    suffixes = content.get("image_suffix", ""), content.get("label_suffix", "")
     panoptic = _panoptic_metadata(content)
-    image_name = _cityscapes_image if path.stem == "cityscapes" else None
+    found = {}
+
+    def add(name: str, parts: dict, source: Callable, metadata: dict) -> None:
+        found[name] = Split(partial(source, parts), _of_split(metadata, parts), parts["images"])
+
     for name, parts in content["splits"].items():
-        register_entry(name, partial(_panoptic_folder, parts, image_name), _of_split(panoptic, parts))
+        add(name, parts, partial(_panoptic_folder, image_name=image_name), panoptic)
     for name, parts in content.get("instance_splits", {}).items():
         source = _instance_json if "json_file" in parts else partial(_panoptic_things, image_name=image_name)
-        register_entry(name, partial(source, parts), _of_split(_instance_metadata(content, panoptic), parts))
+        add(name, parts, source, _instance_metadata(content, panoptic))
     for name, parts in content.get("semantic_splits", {}).items():
-        suffixes = content.get("image_suffix", ""), content.get("label_suffix", "")
-        register_entry(name, partial(_semantic_folder, parts, suffixes), _semantic_metadata(content, panoptic))
+        add(name, parts, partial(_semantic_folder, suffixes=suffixes), _semantic_metadata(content, panoptic))
+    return found
 
 
 def _of_split(metadata: dict, parts: dict) -> dict:
@@ -105,10 +123,16 @@ def _instance_metadata(content: dict, panoptic: dict) -> dict:
             "instance_class_map": panoptic["instance_class_map"],
         }
     else:
-        names = [category["name"] for category in content["categories"] if category["isthing"]]
-        fields = {**panoptic, "evaluator_type": kind, "thing_classes": names}
-        fields.pop("thing_colors")
-    return {**fields, "tasks": ("instance",)}
+        fields = {**panoptic, "evaluator_type": kind}
+    return {**fields, **_thing_names(content), "tasks": ("instance",)}
+
+
+def _thing_names(content: dict) -> dict:
+    """Detectron2's own Cityscapes splits list the things alone under thing_classes; class indices stay."""
+    if content.get("split_thing_classes") != "things":
+        return {}
+    things = [category for category in content["categories"] if category["isthing"]]
+    return {key: [c[field] for c in things] for key, field in (("thing_classes", "name"), ("thing_colors", "color"))}
 
 
 def _semantic_metadata(content: dict, panoptic: dict) -> dict:
@@ -116,6 +140,7 @@ def _semantic_metadata(content: dict, panoptic: dict) -> dict:
     count, ignored = len(content["categories"]), panoptic["ignore_label"]
     return {
         **panoptic,
+        **_thing_names(content),
         "evaluator_type": content.get("semantic_evaluator_type", "sem_seg"),
         "label_classes": {index: index for index in range(count)},
         "ignored_labels": (ignored,),

@@ -90,12 +90,8 @@ def register_panoptic(
     if categories is None:
         categories = read_panoptic_json(panoptic_json).get("categories")
         if not categories:
-            raise ValueError(
-                f"{panoptic_json} lists no categories; pass categories=[{{id, name, isthing}}, ...]"
-            )
-    folder = PanopticFolder(
-        image_root, panoptic_root, panoptic_json, sem_seg_root=sem_seg_root, image_name=image_name
-    )
+            raise ValueError(f"{panoptic_json} lists no categories; pass categories=[{{id, name, isthing}}, ...]")
+    folder = PanopticFolder(image_root, panoptic_root, panoptic_json, sem_seg_root=sem_seg_root, image_name=image_name)
     metadata = panoptic_metadata(renamed(categories, rename, panoptic_json), **metadata_options)
     if tasks is not None:
         metadata["tasks"] = checked_tasks(tasks, name)

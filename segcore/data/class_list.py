@@ -67,9 +67,7 @@ def _category(entry, number: int, isthing: int, where: str) -> dict:
     entry = {"name": entry} if isinstance(entry, str) else entry
     known = isinstance(entry, Mapping) and isinstance(entry.get("name"), str) and entry["name"].strip()
     if not known or entry.keys() - {"id", "name", "isthing", "color", "supercategory"}:
-        raise ValueError(
-            f"{where}: {entry!r} is no class; write its name, or {{id: 1, name: car, color: [0, 0, 255]}}"
-        )
+        raise ValueError(f"{where}: {entry!r} is no class; write its name, or {{id: 1, name: car, color: [0, 0, 255]}}")
     category = {"id": number, "isthing": isthing, **entry}
     try:
         category["id"] = int(category["id"])

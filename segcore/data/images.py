@@ -98,9 +98,7 @@ def read_panoptic_ids(path: str) -> np.ndarray:
             picture = detection_utils.Image.open(file)
             mode, values = picture.mode, np.asarray(picture)
     except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it"
-        ) from error
+        raise ValueError(f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it") from error
     if mode != "RGB":
         raise ValueError(
             f"{path} is a picture of mode {mode}; a panoptic PNG is RGB and holds the segment id "

@@ -48,9 +48,7 @@ class InstanceJson:
                 continue
             path = os.path.join(self.image_root, image["file_name"])
             size = {side: image[side] for side in ("height", "width") if side in image}
-            records.append(
-                {"file_name": path, "image_id": image["id"], **size, "annotations": annotations}
-            )
+            records.append({"file_name": path, "image_id": image["id"], **size, "annotations": annotations})
         for image_id, annotations in of_image.items():
             message = f"{self.json_file}: {len(annotations)} annotations belong to image {image_id!r}, which "
             report(ValueError(message + f"is not among its {len(content['images'])} images"), problems)

@@ -58,9 +58,7 @@ class InstanceMasks:
                 wanted = os.path.join(self.mask_root, self.pattern.replace("{stem}", stem))
                 report(FileNotFoundError(f"image {path} has no label: {wanted} does not exist"), problems)
                 continue
-            records.append(
-                {"file_name": path, "image_id": stem, "mask_files": files, "mask_values": self.values}
-            )
+            records.append({"file_name": path, "image_id": stem, "mask_files": files, "mask_values": self.values})
         if not any(record["mask_files"] for record in records):
             raise FileNotFoundError(
                 f"no image of {self.image_root} has a mask under {self.mask_root} that fits the pattern "

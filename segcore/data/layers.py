@@ -163,8 +163,7 @@ def _decode(annotation: dict, size: tuple[int, int], image: str) -> np.ndarray:
     elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         if tuple(segmentation["size"]) != tuple(size):
             raise ValueError(
-                f"{where} has an RLE of size {list(segmentation['size'])} (height, width), the image is "
-                f"{list(size)}"
+                f"{where} has an RLE of size {list(segmentation['size'])} (height, width), the image is {list(size)}"
             )
         listed = isinstance(segmentation["counts"], list)
         if listed and sum(segmentation["counts"]) != size[0] * size[1]:
@@ -187,9 +186,7 @@ def _describe(wrong: list) -> str:
 
 def _check_size(path: str, found: tuple[int, ...], image: str, size: tuple[int, int]) -> None:
     if tuple(found) != tuple(size):
-        raise ValueError(
-            f"{path} is {found[0]}x{found[1]} (height x width), its image {image} is {size[0]}x{size[1]}"
-        )
+        raise ValueError(f"{path} is {found[0]}x{found[1]} (height x width), its image {image} is {size[0]}x{size[1]}")
 
 
 def _ranges(values) -> str:

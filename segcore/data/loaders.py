@@ -23,10 +23,7 @@ def build_mapper(cfg, is_train: bool):
     """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPER_REGISTRY:
-        known = (
-            ", ".join(sorted(known for known, _ in MAPPER_REGISTRY))
-            or "none: import oneformer.data or seggpt.data"
-        )
+        known = ", ".join(sorted(known for known, _ in MAPPER_REGISTRY)) or "none: import oneformer.data or seggpt.data"
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered mappers: {known}")
     return MAPPER_REGISTRY.get(name)(cfg, is_train)
 

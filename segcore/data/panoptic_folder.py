@@ -113,9 +113,7 @@ def read_panoptic_json(path: str) -> dict:
             content = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}); write or download it again") from error
-    lacking = (
-        {"images", "annotations"} - set(content) if isinstance(content, dict) else {"images", "annotations"}
-    )
+    lacking = {"images", "annotations"} - set(content) if isinstance(content, dict) else {"images", "annotations"}
     if lacking:
         raise ValueError(f"{path} is no COCO panoptic file: it has no {' and no '.join(sorted(lacking))}")
     if not content["annotations"]:
@@ -136,9 +134,7 @@ def _image_of(annotation: dict, images: dict, json_path: str) -> dict:
         ) from error
 
 
-def _segments(
-    annotation: dict, class_index: dict[int, int], thing_ids: set[int], json_path: str
-) -> list[dict]:
+def _segments(annotation: dict, class_index: dict[int, int], thing_ids: set[int], json_path: str) -> list[dict]:
     segments = []
     for segment in annotation["segments_info"]:
         if segment["category_id"] not in class_index:
@@ -151,9 +147,7 @@ def _segments(
     return segments
 
 
-def with_files(
-    records: list[dict], keys: Iterable[str], named_by: str, problems: list[str] | None
-) -> list[dict]:
+def with_files(records: list[dict], keys: Iterable[str], named_by: str, problems: list[str] | None) -> list[dict]:
     """The records whose files, under `keys`, exist.
 
     Each folder is listed once: asking the disk file by file takes minutes on network storage.

@@ -51,9 +51,7 @@ def open_upright(path: str | os.PathLike) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ValueError(f"cannot read the image {path}: {error}; scale it down first") from error
     except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the image {path}: {error}; the file is damaged or no picture"
-        ) from error
+        raise ValueError(f"cannot read the image {path}: {error}; the file is damaged or no picture") from error
 
 
 def _to_rgb(picture: Image.Image, path: str) -> np.ndarray:

@@ -64,9 +64,7 @@ def _check_ids(segment_ids: Sequence[int], where: str) -> None:
         raise ValueError(f"the annotation of {where} lists a segment id twice: {sorted(segment_ids)}")
     wrong = [i for i in segment_ids if not 0 < i < _MAX_ID]
     if wrong:
-        raise ValueError(
-            f"the annotation of {where} has segment id {wrong[0]}; ids go from 1 to {_MAX_ID - 1}"
-        )
+        raise ValueError(f"the annotation of {where} has segment id {wrong[0]}; ids go from 1 to {_MAX_ID - 1}")
     if len(segment_ids) > np.iinfo(np.uint16).max:
         raise ValueError(f"{where} has {len(segment_ids)} segments; more than 65535 are not supported")
 

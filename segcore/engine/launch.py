@@ -39,7 +39,11 @@ def main(models: Mapping[str, LoadModel], argv: Sequence[str] | None = None) -> 
             model's package and returns the function that declares its config keys.
         argv: without the program's name; the process's own by default.
     """
-    args = argument_parser().parse_args(argv)
+    return start(models, argument_parser().parse_args(argv))
+
+
+def start(models: Mapping[str, LoadModel], args: argparse.Namespace) -> int:
+    """`main` with the arguments of `argument_parser()`, already parsed."""
     try:
         load_model = _choose(models, architecture_of(args))
         cfg = build_config(args, [load_model()])

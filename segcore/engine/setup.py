@@ -92,9 +92,24 @@ def setup(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) -> CfgN
     add_config_fns = list(add_config_fns)
     cfg = build_config(args, add_config_fns)
     default_setup(cfg, args)
+    make_deterministic(cfg.DETERMINISTIC)
     for package in {"segcore", *(add.__module__.split(".")[0] for add in add_config_fns)}:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     return cfg
+
+
+def make_deterministic(mode: str) -> None:
+    """Choose operators whose results do not vary from run to run.
+
+    Args:
+        mode: "off"; "warn": where there is none, torch warns and takes the other; "strict": it raises.
+    """
+    if mode == "off":
+        return
+    # cuBLAS reads it when it starts; without it, it adds in an order of its own.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=mode == "warn")
 
 
 def architecture_of(args: argparse.Namespace) -> str | None:
@@ -211,6 +226,10 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _check_device(cfg: CfgNode) -> None:
+    _require(
+        cfg.DETERMINISTIC in ("off", "warn", "strict"),
+        f"DETERMINISTIC is {cfg.DETERMINISTIC!r}; expected 'off', 'warn' or 'strict'",
+    )
     device = torch.device(cfg.MODEL.DEVICE)
     _require(
         device.type != "cuda" or torch.cuda.is_available(),
@@ -306,6 +325,14 @@ def _check_solver(cfg: CfgNode) -> None:
     _require(
         solver.LR_SCHEDULER_NAME in schedule_names(),
         f"SOLVER.LR_SCHEDULER_NAME is {solver.LR_SCHEDULER_NAME!r}; expected one of {schedule_names()}",
+    )
+    _require(
+        solver.PARALLEL in ("ddp", "fsdp"), f"SOLVER.PARALLEL is {solver.PARALLEL!r}; expected 'ddp' or 'fsdp'"
+    )
+    half = solver.AMP.ENABLED and solver.AMP.DTYPE == "float16"
+    _require(
+        solver.PARALLEL == "ddp" or not (solver.EMA.ENABLED or half or cfg.TEST.PRECISE_BN.ENABLED),
+        "SOLVER.PARALLEL fsdp goes without SOLVER.EMA, TEST.PRECISE_BN and float16 (use SOLVER.AMP.DTYPE bfloat16)",
     )
     decay = solver.EMA.DECAY
     _require(0 <= decay < 1, f"SOLVER.EMA.DECAY is {decay}; expected a number in [0, 1)")

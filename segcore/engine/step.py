@@ -12,9 +12,11 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from segcore.engine.replay import derive_seed, seed_everything
-from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
+from segcore.engine.sharding import is_sharded, load_optimizer_state, whole_optimizer_state
+from segcore.ops.linear import fastest
 from segcore.solver import GradientClipper
 
 # fp16 starts from a loss scale of 2**16 and halves it at each overflow. After this many
@@ -112,7 +114,7 @@ class StepTrainer(SimpleTrainer):
         seed_everything(derive_seed(self.seed, self.iter, number, comm.get_rank()))
         last = number == self.accumulate - 1
         with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():
-            with self.precision.autocast(), use_onednn(ONEDNN_IS_FASTER):
+            with self.precision.autocast(), fastest():
                 loss_dict = self.model(batch)
             if isinstance(loss_dict, torch.Tensor):
                 loss_dict = {"total_loss": loss_dict}
@@ -136,7 +138,8 @@ class StepTrainer(SimpleTrainer):
     def _clip(self) -> torch.Tensor:
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
-        return self.clipper(p for _, p in self._named_parameters)
+        norm = self.clipper(p for _, p in self._named_parameters)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _read(self, local: torch.Tensor, grad_norm: torch.Tensor) -> tuple[list[float], float]:
         """Mean losses over batches and processes, and the gradient norm: the step's only device read.
@@ -215,12 +218,18 @@ class StepTrainer(SimpleTrainer):
 
     def state_dict(self) -> dict:
         state = super().state_dict()
+        if is_sharded(self.model):
+            state["optimizer"] = whole_optimizer_state(self.model, self.optimizer)
         state["seed"] = self.seed
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
+        if is_sharded(self.model):
+            state_dict = dict(state_dict)
+            load_optimizer_state(self.model, self.optimizer, state_dict.pop("optimizer"))
+            state_dict["optimizer"] = self.optimizer.state_dict()  # what it has now: Detectron2 sets it again
         super().load_state_dict(state_dict)
         self.seed = state_dict["seed"]
         if self.grad_scaler is not None and "grad_scaler" in state_dict:

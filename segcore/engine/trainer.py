@@ -26,6 +26,7 @@ from segcore.engine.ema import AverageWeights, WeightAverage
 from segcore.engine.evaluation import detectron2_form, evaluate, log_table, report
 from segcore.engine.hooks import EvalAfterSuccess, KeepHistory, WriteMetrics, build_writers
 from segcore.engine.replay import ReplayBatchSampler, build_replay_loader, orientation_groups
+from segcore.engine.sharding import ShardedCheckpointer, is_sharded, shard, whole_copy
 from segcore.engine.step import StepTrainer, build_precision, unwrap
 from segcore.evaluation import build_evaluator
 
@@ -53,6 +54,9 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
 
         model = self.build_model(cfg)
+        sharded = cfg.SOLVER.PARALLEL == "fsdp" and comm.get_world_size() > 1
+        if sharded:
+            shard(model, comm.get_world_size())
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # A negative SEED asks for a fresh one; the checkpoint keeps it.
@@ -60,7 +64,7 @@ class Trainer(DefaultTrainer):
         self.sampler, loader = self.build_replay_loader(cfg, seed)
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         self._trainer = StepTrainer(
-            _distribute(model),
+            model if sharded else _distribute(model, cfg.SOLVER.STATIC_GRAPH and cfg.SOLVER.ACCUMULATE == 1),
             loader,
             optimizer,
             clipper=solver.build_gradient_clipper(cfg),
@@ -69,7 +73,8 @@ class Trainer(DefaultTrainer):
             seed=seed,
         )
         averaged = {} if self.average is None else {"ema": self.average}
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **averaged)
+        checkpointer = ShardedCheckpointer if sharded else Checkpointer
+        self.checkpointer = checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **averaged)
         self.register_hooks(self.build_hooks())
 
     # -- parts --------------------------------------------------------------------
@@ -141,7 +146,7 @@ class Trainer(DefaultTrainer):
                 AverageWeights(self.average, unwrap(self.model)) if self.average is not None else None,
                 KeepHistory(),
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-                if comm.is_main_process()
+                if comm.is_main_process() or is_sharded(self.model)
                 else None,
                 EvalAfterSuccess(cfg.TEST.EVAL_PERIOD, self._evaluate) if cfg.DATASETS.TEST else None,
                 WriteMetrics(lambda start_iter: build_writers(cfg, start_iter))
@@ -183,6 +188,8 @@ class Trainer(DefaultTrainer):
         if not self.cfg.DATASETS.TEST:
             return {}
         model = self.model if self.average is None else self.average.module
+        if is_sharded(model):
+            model = whole_copy(model, build_model(self.cfg)).train(model.training)
         self._last_results = evaluate(self.cfg, model)
         if self.iter < self.max_iter:  # `train` reports the final ones
             log_table(self._last_results)
@@ -228,11 +235,19 @@ def _load_items(cfg) -> tuple[list[dict], list[int]]:
     return load_training_set(names, cfg.DATASETS.CLASSES or None, cfg.DATASETS.CHECK_LABELS)
 
 
-def _distribute(model: nn.Module) -> nn.Module:
-    """Wrap for distributed training where there are several processes."""
+def _distribute(model: nn.Module, static_graph: bool) -> nn.Module:
+    """Wrap for distributed training where there are several processes.
+
+    With a static graph the order of gradients is learnt in the first step; that step may not be accumulated.
+    """
     on_gpu = next(model.parameters()).device.type == "cuda"
     where = {} if on_gpu else {"device_ids": None}
     # The graph is the same in every step, so no search for unused parameters.
     return create_ddp_model(
-        model, broadcast_buffers=False, find_unused_parameters=False, gradient_as_bucket_view=True, **where
+        model,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+        static_graph=static_graph,
+        **where,
     )

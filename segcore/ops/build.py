@@ -5,12 +5,13 @@ Imported by setup.py by file path, before the package is installed: it imports n
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
 from pathlib import Path
 
-__all__ = ["compile_arguments", "load_just_in_time", "sources", "toolkit", "wants_cuda"]
+__all__ = ["compile_arguments", "load_just_in_time", "source_stamp", "sources", "toolkit", "wants_cuda"]
 
 CSRC = Path(__file__).resolve().parents[1] / "csrc"
 
@@ -44,9 +45,19 @@ def sources(cuda: bool) -> list[Path]:
     return names + sorted(CSRC.glob("*.cu"))
 
 
+def source_stamp() -> str:
+    """A word that changes with any source; it is compiled in, so that an extension of other sources is noticed."""
+    digest = hashlib.sha256()
+    for path in sorted(CSRC.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return f"segcore_sources_{digest.hexdigest()[:16]}"
+
+
 def compile_arguments(cuda: bool) -> tuple[dict[str, list[str]], list[str], list[tuple[str, str | None]]]:
     """Compiler flags by language, linker flags and macros."""
-    macros: list[tuple[str, str | None]] = [("SEGCORE_WITH_CUDA", None)] if cuda else []
+    macros: list[tuple[str, str | None]] = [("SEGCORE_SOURCES", source_stamp())]
+    if cuda:
+        macros.append(("SEGCORE_WITH_CUDA", None))
     if sys.platform == "win32":
         flags, link = ["/O2", "/std:c++17", "/openmp"], []
     else:
@@ -69,7 +80,7 @@ def load_just_in_time():
 
     cuda = wants_cuda()
     flags, link, macros = compile_arguments(cuda)
-    defines = [f"-D{name}" for name, _ in macros]
+    defines = [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in macros]
     return cpp_extension.load(
         name="_C",
         sources=[str(path) for path in sources(cuda)],

@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
+from pathlib import Path
 from types import ModuleType
+
+from segcore.ops import build
 
 __all__ = [
     "BUILD_COMMAND",
@@ -28,18 +32,28 @@ BUILD_COMMAND = f"python setup.py build_ext --inplace (needs a C++17 compiler), 
 CUDA_BUILD_COMMAND = "FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=9.0 python setup.py build_ext --inplace"
 
 
+def _load_built() -> tuple[ModuleType | None, str]:
+    """The extension that was built with the package, and one sentence about it."""
+    spec = importlib.util.find_spec("segcore._C")
+    if spec is None or spec.origin is None:
+        return None, "segcore._C is not built"
+    # looked up in the file: once loaded, its operators stay registered and a new build could not replace them
+    if build.source_stamp().encode() not in Path(spec.origin).read_bytes():
+        return None, "segcore._C was built from other sources than these"
+    try:
+        return importlib.import_module("segcore._C"), "segcore._C is loaded"
+    except ImportError as error:  # its symbols are gone
+        return None, f"segcore._C was built for another PyTorch and does not load ({error})"
+
+
 def _load() -> tuple[ModuleType | None, str]:
     """The extension and one sentence about it."""
-    if importlib.util.find_spec("segcore._C") is not None:
-        try:
-            return importlib.import_module("segcore._C"), "segcore._C is loaded"
-        except ImportError as error:  # built for another torch: its symbols are gone
-            return None, f"segcore._C was built for another PyTorch and does not load ({error})"
-    if os.environ.get(JIT_VARIABLE, "0") == "1":
-        from segcore.ops.build import load_just_in_time  # needs a compiler: only when asked for
-
-        return load_just_in_time(), f"segcore._C was built just in time ({JIT_VARIABLE}=1)"
-    return None, "segcore._C is not built"
+    module, status = _load_built()
+    if module is None and os.environ.get(JIT_VARIABLE, "0") == "1":
+        return build.load_just_in_time(), f"segcore._C was built just in time ({JIT_VARIABLE}=1)"
+    if module is None and status != "segcore._C is not built":
+        warnings.warn(f"{status}; plain PyTorch serves instead. Rebuild it: {BUILD_COMMAND}", RuntimeWarning, 2)
+    return module, status
 
 
 _MODULE, _STATUS = _load()

@@ -22,10 +22,11 @@ def describe() -> str:
     """A few lines: versions, the extension, each backend, the choice for each device."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     isa = extension.instruction_set()
+    loaded = f"; CPU kernels use {isa}" if isa else f". Build it: {extension.BUILD_COMMAND}"
     lines = [
         f"torch {torch.__version__} (CUDA {torch.version.cuda or 'none'}), Python {sys.version.split()[0]}, "
         f"{torch.get_num_threads()} threads, {gpu}",
-        f"extension: {extension.status()}" + (f"; CPU kernels use {isa}" if isa else ""),
+        f"extension: {extension.status()}{loaded}",
         "",
         "backend    available",
     ]

@@ -28,7 +28,7 @@ _SCHEMAS = (
     "ms_deform_attn_fused(Tensor value, SymInt[] shapes, Tensor reference_points, Tensor offsets, "
     "Tensor attention_logits) -> Tensor",
     "ms_deform_attn_fused_backward(Tensor grad, Tensor value, SymInt[] shapes, Tensor reference_points, "
-    "Tensor offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor offsets, Tensor attention_logits) -> (Tensor, Tensor, Tensor)",
 )
 _DEVICES = ("CPU", "CUDA")
 
@@ -90,10 +90,12 @@ def _backward(grad, value, shapes, centres, points, weights) -> tuple[Tensor, Te
 
 def _centres_gradient(shapes: Sequence[int], centres: Tensor, offsets_grad: Tensor) -> Tensor:
     """A reference point moves every head's points of its level, by the level's size in pixels."""
-    sizes = [[shapes[2 * level + 1], shapes[2 * level]] for level in range(len(shapes) // 2)]
-    sizes = torch.tensor(sizes, dtype=offsets_grad.dtype, device=offsets_grad.device)
-    grad = offsets_grad.sum((2, 4)) * sizes
-    return grad.sum_to_size(centres.shape).to(centres.dtype)
+    total = offsets_grad.sum((2, 4))  # (B, Q, L, 2)
+    levels = [
+        torch.stack((total[:, :, i, 0] * shapes[2 * i + 1], total[:, :, i, 1] * shapes[2 * i]), -1)
+        for i in range(len(shapes) // 2)
+    ]
+    return torch.stack(levels, 2).sum_to_size(centres.shape).to(centres.dtype)
 
 
 def _ms_deform_attn(value, shapes, locations, weights):
@@ -109,10 +111,7 @@ def _ms_deform_attn_fused(value, shapes, reference_points, offsets, attention_lo
 
 
 def _ms_deform_attn_fused_backward(grad, value, shapes, reference_points, offsets, attention_logits):
-    value_grad, offsets_grad, logits_grad = _backward(
-        grad, value, shapes, reference_points, offsets, attention_logits
-    )
-    return value_grad, _centres_gradient(shapes, reference_points, offsets_grad), offsets_grad, logits_grad
+    return _backward(grad, value, shapes, reference_points, offsets, attention_logits)
 
 
 def _fake_forward(value, shapes, *tensors):
@@ -121,7 +120,8 @@ def _fake_forward(value, shapes, *tensors):
 
 
 def _fake_backward(grad, value, shapes, *tensors):
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (value, *tensors))
+    like = (value, *tensors[-2:])
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in like)
 
 
 def _save(ctx, inputs, output):
@@ -135,6 +135,9 @@ def _register_gradient(library: torch.library.Library, name: str) -> None:
     def differentiate(ctx, grad):
         value, *tensors = ctx.saved_tensors
         value_grad, *grads = backward_op(grad, value, ctx.shapes, *tensors)
+        if len(tensors) == 3:  # the fused operator; reference points are seldom learned
+            wanted = ctx.needs_input_grad[2]
+            grads.insert(0, _centres_gradient(ctx.shapes, tensors[0], grads[0]) if wanted else None)
         return value_grad, None, *grads
 
     torch.library.register_fake(f"segcore::{name}", _fake_forward, lib=library)

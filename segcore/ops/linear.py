@@ -5,7 +5,7 @@ oneDNN, also part of PyTorch, looks at what the processor can do: on an AMD one 
 less than half of the time (450 against 200 GFLOP/s on two cores of a Zen 5). A linear layer is a 1x1 convolution
 over its tokens, and convolutions go to oneDNN. The result differs from `F.linear` by rounding alone.
 
-It is a choice of the caller, `use_onednn`; the training engine makes it on such a processor. F.linear stays the
+It is a choice of the caller: the training engine and the predictor ask for the `fastest`. F.linear stays the
 default: masked attention turns a mask logit within rounding of 0 into a decision, and published outputs were
 made with MKL.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -51,13 +51,18 @@ _USE = [False]   # a list, so that nobody need rebind an imported name
 
 @contextmanager
 def use_onednn(use: bool) -> Iterator[None]:
-    """Inside the block, `linear` calls oneDNN or F.linear; `ONEDNN_IS_FASTER` says which is faster here."""
+    """Inside the block, `linear` calls oneDNN (True) or F.linear (False), whatever the processor."""
     previous = _USE[0]
     _USE[0] = use
     try:
         yield
     finally:
         _USE[0] = previous
+
+
+def fastest() -> AbstractContextManager[None]:
+    """Inside the block, `linear` calls the library that is faster on this processor."""
+    return use_onednn(ONEDNN_IS_FASTER)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -307,10 +307,12 @@ def forward(
 def _fixed_point_scale(grad: Tensor, weights: Tensor, fused: bool) -> Tensor:
     """Factor that turns contributions to the map's gradient into integers whose sum cannot overflow."""
     largest = grad.abs().amax().double()
-    if not fused:
+    if fused:  # weights are logits: each softmax is at most 1, but a NaN or +inf must reach the integers' scale
+        largest = largest + 0 * weights.flatten(-2).amax(-1).sum().double()
+    else:
         largest = largest * weights.abs().amax().double()
     count = max(2, weights.shape[1] * weights.shape[3] * weights.shape[4] * 4)
-    return torch.exp2((_FIXED_POINT_BITS - count.bit_length()) - torch.log2(largest.clamp_min(1e-300)).ceil())
+    return torch.exp2((_FIXED_POINT_BITS - count.bit_length()) - torch.log2(largest.clamp_min(1e-250)).ceil())
 
 
 def backward(

@@ -78,7 +78,7 @@ def _forward_kernel(
     lane = tl.arange(0, D_2)
     dtype = log_sums.dtype.element_ty
     own = _offset(i, j, top, left, width, dilation, D)
-    q = _rows(query + map_start, own, lane, mask, D, dtype) * scale.to(dtype)
+    q = _rows(query + map_start, own, lane, mask, D, dtype) * tl.load(scale)
     first_row, first_column = _start(i, rows, K), _start(j, columns, K)
     SIDE: tl.constexpr = 2 * K - 1
     table = rpb + (tl.program_id(2) % heads) * SIDE * SIDE
@@ -138,7 +138,7 @@ def _query_kernel(
     dtype = log_sums.dtype.element_ty
     own = _offset(i, j, top, left, width, dilation, D)
     pixel = first_pixel + own // D
-    q = _rows(query + map_start, own, lane, mask, D, dtype) * scale.to(dtype)
+    q = _rows(query + map_start, own, lane, mask, D, dtype) * tl.load(scale)
     g = _rows(grad + map_start, own, lane, mask, D, dtype)
     log_sum = tl.load(log_sums + pixel, mask=mask, other=0.0)
     delta = tl.load(deltas + pixel, mask=mask, other=0.0)
@@ -160,7 +160,7 @@ def _query_kernel(
         if BIAS:
             tl.store(grad_logits + pixel * (K * K) + step, change, mask=mask)
     inside = mask[:, None] & (lane[None, :] < D)
-    result = (result * scale.to(dtype)).to(grad_query.dtype.element_ty)
+    result = (result * tl.load(scale)).to(grad_query.dtype.element_ty)
     tl.store(grad_query + map_start + own[:, None] + lane[None, :], result, mask=inside)
 
 
@@ -189,7 +189,8 @@ def _key_kernel(
 ):
     """Gradients of keys and values, from the pixels whose windows contain them.
 
-    There are at most K + K // 2 along an axis, because windows are shifted inwards at the borders.
+    There are at most K + K // 2 of them along an axis of 2 K pixels or more, because windows are shifted inwards
+    at the borders; on a shorter axis every pixel may be one. REACH is that number.
     """
     i, j, top, left, rows, columns, mask = _block(height, width, dilation, BLOCK)
     first_pixel = tl.program_id(2).to(tl.int64) * height * width
@@ -211,7 +212,7 @@ def _key_kernel(
         sees = mask & (row < rows) & (column < columns)
         sees = sees & (start_row <= i) & (i < start_row + K) & (start_column <= j) & (j < start_column + K)
         at = _offset(row, column, top, left, width, dilation, D)
-        q = _rows(query + map_start, at, lane, sees, D, dtype) * scale.to(dtype)
+        q = _rows(query + map_start, at, lane, sees, D, dtype) * tl.load(scale)
         g = _rows(grad + map_start, at, lane, sees, D, dtype)
         logit = tl.sum(q * k, axis=1)
         if BIAS:
@@ -246,6 +247,17 @@ def _sizes(query: Tensor, kernel_size: int, rpb: Tensor | None) -> dict[str, int
     }
 
 
+def _reach(query: Tensor, kernel_size: int, dilation: int) -> int:
+    """How many pixels along an axis of a dilation group can have a given pixel in their windows; see `_key_kernel`."""
+    shortest = min(query.shape[2:4]) // dilation
+    return kernel_size + kernel_size // 2 if shortest >= 2 * kernel_size else 2 * kernel_size - 1
+
+
+def _scale(query: Tensor, scale: float) -> Tensor:
+    """On the device, in the dtype of the sums: a kernel's plain number argument would be rounded to fp32."""
+    return torch.full((1,), scale, dtype=reference.compute_dtype(query.dtype), device=query.device)
+
+
 def _table(query: Tensor, rpb: Tensor | None) -> Tensor:
     """The bias table; without one the kernels never read it, and any pointer will do."""
     return query if rpb is None else rpb.to(reference.compute_dtype(query.dtype)).contiguous()
@@ -258,7 +270,18 @@ def _forward(query, key, value, kernel_size, dilation, table, biased, scale):
     if query.numel() > 0:
         sizes = _sizes(query, kernel_size, table if biased else None)
         _forward_kernel[_grid(query, dilation)](
-            query, key, value, table, output, log_sums, heads, height, width, dilation, scale, **sizes
+            query,
+            key,
+            value,
+            table,
+            output,
+            log_sums,
+            heads,
+            height,
+            width,
+            dilation,
+            _scale(query, scale),
+            **sizes,
         )
     return output, log_sums
 
@@ -316,10 +339,10 @@ def backward(
     grad_logits = log_sums.new_empty((*log_sums.shape, count))
     if query.numel() > 0:
         inputs = (grad, query, key, value, table, log_sums, deltas)
-        shape = (heads, height, width, dilation, scale)
+        shape = (heads, height, width, dilation, _scale(query, scale))
         sizes, grid = _sizes(query, kernel_size, rpb), _grid(query, dilation)
         _query_kernel[grid](*inputs, grads[0], grad_logits if biased else log_sums, *shape, **sizes)
-        _key_kernel[grid](*inputs, *grads[1:], *shape, REACH=kernel_size + kernel_size // 2, **sizes)
+        _key_kernel[grid](*inputs, *grads[1:], *shape, REACH=_reach(query, kernel_size, dilation), **sizes)
     if not biased:
         return *grads, query.new_empty(0)
     return *grads, _table_gradient(grad_logits, kernel_size, dilation).to(rpb.dtype)

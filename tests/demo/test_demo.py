@@ -80,6 +80,16 @@ def test_one_task(run, photos):
     assert files(out) == ["semantic.json", "semantic/street.png", "street_semantic.jpg"]
 
 
+def test_formats_of_other_programs(run, photos, capsys):
+    status, out = run("--task", "instance", "--input", photos / "street.png", "--format", "svg", "labelme")
+    assert status == 0
+    written = files(out)
+    assert "labelme/instance/street.json" in written and "svg/instance/street.svg" in written
+    with pytest.raises(SystemExit):
+        run("--input", photos / "street.png", "--format", "docx")
+    assert "invalid choice: 'docx'" in capsys.readouterr().err
+
+
 def test_equal_stems_do_not_overwrite(run, photos):
     status, out = run("--task", "panoptic", "--input", photos, photos / "other" / "*.jpg")
     assert status == 0

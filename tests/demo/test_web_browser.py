@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from demo.web.models import Models
 from oneformer import OneFormerPredictor
 from segcore.video import VideoWriter
 from seggpt import SegGPTPredictor
+from tests.conftest import chromium
 from tests.demo.page_server import running
 from tests.pictures import photograph, tiny_weights
 from tests.seggpt.small_seggpt import small_model
@@ -48,9 +48,9 @@ def address(repo, tmp_path_factory) -> str:
 def browser():
     from playwright.sync_api import sync_playwright
 
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
         yield started
         started.close()
 

@@ -23,6 +23,7 @@ from demo.web.limits import Limits
 from demo.web.models import Models
 from demo.web.painter import painter
 from demo.web.recent import Recent
+from demo.web.running import Running
 from demo.web.tab_oneformer import OneFormerHandlers, file_choices
 from demo.web.tab_seggpt import SegGPTHandlers
 from demo.web.tab_together import TogetherHandlers
@@ -164,13 +165,33 @@ def test_seggpt_clip(models, photo, clip, tmp_path):
     assert len(zipfile.ZipFile(files.value[0]["path"]).namelist()) == 6
 
 
-def test_a_cancelled_clip_leaves_no_video(models, photo, clip, tmp_path):
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_cancelled_clip_leaves_no_video(models, photo, clip, tmp_path, closed):
     handlers = SegGPTHandlers(models, LIMITS, tmp_path / "results")
     steps = handlers.segment(painted(square()), [photo], [clip], "instance")
     for _ in range(4):
         next(steps)
-    steps.close()
+    if closed:  # as Gradio ends a run
+        steps.close()
+    else:  # as the run ends itself
+        handlers.running._runs[None].asked.set()
+        assert list(steps) == []
     assert not [p for p in (tmp_path / "results").rglob("*") if p.suffix == ".webm"]
+
+
+def test_cancel_waits_for_the_end_of_its_own_sessions_run():
+    from threading import Timer
+
+    running, mine, other = Running(), SimpleNamespace(session_hash="a"), SimpleNamespace(session_hash="b")
+    ended = []
+    with running.run(other):
+        run = running.run(mine)
+        run.__enter__()
+        Timer(0.2, lambda: (ended.append(True), run.__exit__(None, None, None))).start()
+        lines = running.cancelled(mine)
+        assert "Cancelling" in next(lines) and not ended
+        assert "Cancelled." in next(lines) and ended
+    assert "Cancelled." in list(running.cancelled(mine))[-1], "nothing goes on: no wait"
 
 
 def test_uploaded_masks_fill_the_painter(models, photo, tmp_path):
@@ -255,6 +276,15 @@ def test_a_bug_is_logged_and_the_visitor_told(caplog):
     assert "inside" in caplog.text
 
 
+def test_old_results_are_deleted(tmp_path):
+    import os
+
+    old, recent = uploads.new_folder(tmp_path, LIMITS), uploads.new_folder(tmp_path, LIMITS)
+    os.utime(old, (0, 0))
+    newest = uploads.new_folder(tmp_path, LIMITS)
+    assert sorted(tmp_path.iterdir()) == sorted([recent, newest])
+
+
 @pytest.mark.parametrize(("path", "name"), [
     ("../../etc/passwd.png", "passwd"), ("a b;$(rm).png", "a_b_rm"), ("漢字.png", "upload"),
     ("x" * 300 + ".png", "x" * 60), ("..png", "upload"), ("-rf.png", "-rf"),
@@ -268,6 +298,19 @@ def test_the_painter_takes_no_more_than_it_has_colours_for(models, photo, tmp_pa
     with pytest.raises(ValueError, match="19 labels; the page takes up to 8"):
         SegGPTHandlers(models, LIMITS, tmp_path).show([photo], [str(tmp_path / "many.png")])
     assert painter([photograph(5, 5)]).count("sp-label") >= 8
+
+
+def test_the_page_is_for_this_machine_unless_told_otherwise(models, tmp_path):
+    from demo import app
+    from demo.web.page import serve
+
+    assert app.parse_args([]).host == "127.0.0.1"
+    page = serve(models, Limits(queue=3), port=None, work=str(tmp_path), block=False)
+    try:
+        assert page.server_name == "127.0.0.1" and page.local_url.startswith("http://127.0.0.1:")
+        assert page._queue.max_size == 3 and not page.share and page.max_file_size == Limits().file_bytes
+    finally:
+        page.close(verbose=False)
 
 
 def test_app_says_what_is_missing(repo, monkeypatch, capsys):

@@ -54,6 +54,10 @@ def page(repo, tmp_path_factory):
     weights = tiny_weights(repo, folder / "tiny.safetensors")
     models = Models(OneFormerPredictor(weights=weights, device="cpu"), None)
     with running(models, folder / "work") as url:
+        # What a first request loads (fonts, codecs) may make caches of its own; the visitors come after it.
+        stranger = Stranger(url)
+        path = stranger.upload("first.png", dict(bad_files())["good_text.png"])
+        assert stranger.call("oneformer", stranger.file(path), "all", 0.5).data is not None
         yield url, folder / "work"
 
 

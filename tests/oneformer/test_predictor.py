@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 
 from oneformer import OneFormerPredictor, loading
+from segcore.ops.linear import fastest
 from tests.pictures import photograph, tiny_config, tiny_model, tiny_weights
 
 
@@ -44,13 +45,15 @@ def same(a, b, flips: float = 0.0) -> None:
 def test_results_are_those_of_the_model(predictor):
     image = photograph(40, 60)
     found = predictor(image, "all")
-    x = predictor._input(image, "all")
-    with torch.no_grad():
+    x = {**predictor._input(image, "all"), "semantic_labels": False}
+    with torch.no_grad(), fastest():
         threshold, predictor.model.object_threshold = predictor.model.object_threshold, 0.0
         output = predictor.model([x])[0]
         predictor.model.object_threshold = threshold
     np.testing.assert_array_equal(found.panoptic.ids, output["panoptic_seg"][0].numpy())
-    np.testing.assert_array_equal(found.semantic.labels, output["sem_seg"].argmax(0).numpy())
+    differs = found.semantic.labels != output["sem_seg"].argmax(0).numpy()
+    top = output["sem_seg"].topk(2, dim=0).values.numpy()
+    assert (top[0] - top[1])[differs].max(initial=0) < 1e-5 and differs.mean() < 1e-3  # ties of rounding
     occupied = output["instances"].pred_masks.flatten(1).any(1)
     np.testing.assert_array_equal(found.instance.masks, output["instances"].pred_masks[occupied].numpy())
     assert found.panoptic.segments and len(found.instance)  # else the comparison says nothing

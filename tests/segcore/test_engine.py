@@ -402,7 +402,7 @@ def test_an_average_of_another_model_is_refused():
 def test_evaluating_the_saved_weights_reproduces_the_final_metrics(tmp_path, monkeypatch, capsys, ema):
     """The metric here is a sum of weights: which weights were evaluated shows."""
 
-    def measure(model, loader, name, tasks, output_dir):
+    def measure(model, loader, name, tasks, output_dir, **options):
         return {"sem_seg": {"mIoU": model.head.weight.double().sum().item()}}
 
     monkeypatch.setattr("segcore.engine.evaluation.evaluate_tasks", measure)

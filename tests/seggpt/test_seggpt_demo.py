@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from seggpt.commands import predict
 from seggpt.convert import huggingface_config, to_huggingface
 from tests.seggpt.small_seggpt import SMALL, small_model
 
@@ -49,6 +50,7 @@ def files(tmp_path):
 def test_pictures(demo, files, capsys):
     out = files / "out"
     common = ["--weights", str(files / "weights"), "--device", "cpu", "--input", str(files / "clip/*.png")]
+    common += ["--threshold", "0.1"]  # the weights are random: near to black nearly everywhere
     demo.main(
         [
             *common,
@@ -62,11 +64,16 @@ def test_pictures(demo, files, capsys):
             str(out),
         ]
     )
-    assert "3 pictures" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 pictures" in told and "nothing was found" not in told
     labels = np.asarray(Image.open(out / "00002_labels.png"))
-    assert labels.shape == (30, 48) and (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
+    assert labels.shape == (30, 48) and labels.any()
+    assert (out / "joint.jpg").is_file() and (out / "00001_overlay.jpg").is_file()
     demo.main([*common, "--prompts", str(files / "p.safetensors"), "--output", str(files / "again")])
     assert np.array_equal(labels, np.asarray(Image.open(files / "again/00002_labels.png")))
+    strict = ["--prompts", str(files / "p.safetensors"), "--threshold", "0.999", "--output", str(files / "none")]
+    demo.main([*common, *strict])
+    assert "nothing was found in 3 of them" in capsys.readouterr().out
 
 
 def test_clip_after_its_first_frame(demo, files, capsys):
@@ -136,11 +143,24 @@ def test_oneformers_instances_are_the_prompt(demo, files, monkeypatch, capsys, c
 
 
 @pytest.mark.parametrize("kind, expected", [("instance", [[1, 2], [3, 4]]), ("semantic", [[2, 5], [2, 5]])])
-def test_found_objects_of_several_pictures_are_not_mixed_up(demo, monkeypatch, kind, expected):
-    monkeypatch.setattr("oneformer.OneFormerPredictor", finder_of({4: "car", 1: "door"}, []), raising=False)
-    args = demo.parse_args(["--input", "x", "--type", kind, "--prompt-from", "oneformer"])
-    maps = demo.object_finder(args)([np.zeros((30, 48, 3), np.uint8)] * 2)
+def test_found_objects_of_several_pictures_are_not_mixed_up(kind, expected):
+    args = predict.parse_args(["--input", "x", "--type", kind, "--prompt-from", "oneformer"], "p", ["oneformer"])
+    maps = predict.object_finder(args, finder_of({4: "car", 1: "door"}, []))([np.zeros((30, 48, 3), np.uint8)] * 2)
     assert [[v for v in np.unique(m) if v] for m in maps] == expected
+
+
+def test_formats_of_other_programs(demo, files):
+    model = ["--weights", str(files / "weights"), "--device", "cpu", "--threshold", "0.05"]
+    prompt = ["--prompt-image", str(files / "clip/00000.png"), "--prompt-mask", str(files / "mask.png")]
+    rest = ["--input", str(files / "clip/*.png"), "--output", str(files / "out"), "--format", "labelme"]
+    demo.main([*model, *prompt, *rest])
+    (segment,) = json.loads((files / "out/labelme/panoptic/00001.json").read_text())["shapes"]
+    labels = np.asarray(Image.open(files / "out/00001_labels.png"))
+    (x0, y0), (x1, y1) = segment["points"]
+    assert segment["label"] == "label 1" and labels[y0 : y1 + 1, x0 : x1 + 1].sum() == (labels == 1).sum()
+    document = json.loads((files / "out/panoptic.json").read_text())
+    areas = [sum(s["area"] for s in a["segments_info"]) for a in document["annotations"]]
+    assert areas[1] == (labels > 0).sum() and len(areas) == 3
 
 
 def test_clips_of_one_name_and_a_picture_that_cannot_be_read(demo, files, capsys):

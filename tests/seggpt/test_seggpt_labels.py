@@ -126,6 +126,19 @@ def test_the_palette_is_distinct_and_nested():
     assert np.array_equal(palette(9), palette(MAX_LABELS)[:9])
 
 
+@pytest.mark.parametrize("count", [2, 4, 7])
+def test_soft_edges_are_never_a_third_label(count):
+    """Blends of two neighbours, as resizing makes them, read as one of the two."""
+    colours = torch.from_numpy(palette(count))
+    ends = torch.cat([torch.zeros(1, 3), colours.float()])
+    blend = torch.arange(0.01, 1, 0.02).view(-1, 1)   # leaves out the middle, where all may be equally near
+    for i in range(count + 1):
+        for j in range(i):
+            painting = (ends[i] * blend + ends[j] * (1 - blend)).t()[:, None]
+            found = label_pixels(read_painting(painting, colours), torch.arange(1, count + 1))
+            assert set(found.flatten().tolist()) <= {i, j}
+
+
 def test_painting_and_reading_back_is_the_identity():
     rng = np.random.default_rng(0)
     labels = np.array([2, 40, 41, 900, 1])

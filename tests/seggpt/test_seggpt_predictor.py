@@ -132,6 +132,26 @@ def test_kept_aspect_hides_its_padding(predictor):
     assert padded_tokens((16, 33), (64, 64), 16).reshape(4, 4)[0].tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize("size", [(90, 200), (200, 90), (64, 64)])
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_masks_come_back_where_they_were(predictor, monkeypatch, size, separate, fit):
+    """A network that repeats the prompt's painting: all that is left is resizing, padding and reading colours."""
+
+    def repeat(model, queries, features, **_):
+        targets = torch.from_numpy(prompts.targets[:, 0]).movedim(-1, -3)
+        return model.normalize(targets)[None].expand(len(queries), -1, -1, -1, -1)
+
+    monkeypatch.setattr("seggpt.predictor.paint", repeat)
+    image, mask = photo(*size), np.zeros(size, np.int32)
+    mask[10:40, 20:60], mask[50:64, 10:50] = 5, 9
+    prompts = predictor.encode_prompts(image, mask, separate=separate, fit=fit)
+    answer = predictor(image, prompts, fit=fit).label_map
+    for label in (5, 9):
+        overlap = ((answer == label) & (mask == label)).sum() / ((answer == label) | (mask == label)).sum()
+        assert overlap > 0.8   # a canvas pixel is up to three of the picture's
+
+
 def test_tiles_cover_a_large_picture(predictor):
     prompts = predictor.encode_prompts(photo(), box())
     big = photo(150, 260)

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.modeling.backbone.swin import SwinTransformer, SwinTransformerBlock
+from detectron2.modeling.backbone.swin import SwinTransformer
 from timm.layers import DropPath
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .stages import STAGES, EagerConstants, StagedBackbone, check_out_features, drop_path_rates
+from .swin_windows import FusedWindowAttention, WindowBlock, Windows
 
 
 class Swin(StagedBackbone, SwinTransformer):
@@ -73,9 +75,9 @@ class Swin(StagedBackbone, SwinTransformer):
             for block, rate in zip(layer.blocks, rates):
                 if rate > 0:
                     block.drop_path = DropPath(rate)
-                if use_checkpoint:
-                    # Adds behaviour but no state: the block can change class where it sits.
-                    block.__class__ = _RecomputedBlock
+                # Other behaviour, no other state: the modules can change class where they sit.
+                block.__class__ = _RecomputedBlock if use_checkpoint else WindowBlock
+                block.attn.__class__ = FusedWindowAttention
         self._set_outputs(self.num_features, out_features)
         self._freeze(freeze_at, self._parts())
 
@@ -111,20 +113,32 @@ class Swin(StagedBackbone, SwinTransformer):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"res2": (B, C, ceil(H/4), ceil(W/4)), ... "res5": stride 32}."""
-        features = super().forward(x)
-        return {name: features[f"p{STAGES.index(name)}"] for name in self._out_features}
+        x = self.patch_embed(x)
+        height, width = x.shape[2:]
+        if self.ape:
+            x = x + F.interpolate(self.absolute_pos_embed, size=(height, width), mode="bicubic")
+        x = x.flatten(2).transpose(1, 2)
+        features = {}
+        for stage, layer in enumerate(self.layers):
+            # Shared by the stage's blocks, of which every other one is shifted.
+            windows = [
+                Windows.of(height, width, layer.window_size, shift, x.device) for shift in (0, layer.shift_size)
+            ]
+            for i, block in enumerate(layer.blocks):
+                x = block(x, windows[i % 2])
+            if STAGES[stage] in self._out_features:
+                normed = getattr(self, f"norm{stage}")(x)
+                features[STAGES[stage]] = normed.transpose(1, 2).unflatten(2, (height, width))
+            if layer.downsample is not None:
+                x = layer.downsample(x, height, width)
+                height, width = -(-height // 2), -(-width // 2)
+        return features
 
 
-class _RecomputedBlock(SwinTransformerBlock):
-    """A Swin block that keeps only its input and runs again in the backward pass."""
+class _RecomputedBlock(WindowBlock):
+    """A block that keeps only its input and runs again in the backward pass."""
 
-    def forward(self, x: Tensor, mask_matrix: Tensor) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         if not torch.is_grad_enabled():
-            return super().forward(x, mask_matrix)
-        size = self.H, self.W  # attributes set before each call: another forward may come before backward
-
-        def run(x, mask_matrix):
-            self.H, self.W = size
-            return SwinTransformerBlock.forward(self, x, mask_matrix)
-
-        return checkpoint(run, x, mask_matrix, use_reentrant=False)
+            return super().forward(x, windows)
+        return checkpoint(super().forward, x, windows, use_reentrant=False)

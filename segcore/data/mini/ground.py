@@ -59,9 +59,7 @@ def _vary(rng: np.random.Generator, colours) -> np.ndarray:
 
 def _paint_sky(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """Paint in place; returns the colour at the horizon."""
-    high, low = (
-        np.clip(np.array(c) * rng.uniform(0.85, 1.15), 0, 1) for c in _SKIES[rng.integers(len(_SKIES))]
-    )
+    high, low = (np.clip(np.array(c) * rng.uniform(0.85, 1.15), 0, 1) for c in _SKIES[rng.integers(len(_SKIES))])
     rows, columns = canvas.shape[:2]
     part = np.linspace(0, 1, rows)[:, None, None] ** rng.uniform(0.7, 1.6)
     canvas[:] = high * (1 - part) + low * part
@@ -92,9 +90,7 @@ def _water_region(rng: np.random.Generator, x: np.ndarray, nearness: np.ndarray)
     return ((distance - centre) / depth) ** 2 + (across / breadth) ** 2 < waves**2
 
 
-def _water(
-    rng: np.random.Generator, shape: tuple[int, int], nearness: np.ndarray, sky: np.ndarray
-) -> np.ndarray:
+def _water(rng: np.random.Generator, shape: tuple[int, int], nearness: np.ndarray, sky: np.ndarray) -> np.ndarray:
     own = np.array([0.08, 0.27, 0.45]) * rng.uniform(0.8, 1.2, 3)
     mirror = rng.uniform(0.15, 0.4)
     ripples = np.sin(18 / np.maximum(nearness, 0.05) + 5 * smooth_noise(rng, shape, (6, 50)))
@@ -103,9 +99,7 @@ def _water(
     return (own * (1 - mirror) + sky * mirror) * brightness[..., None]
 
 
-def _road_shape(
-    rng: np.random.Generator, x: np.ndarray, nearness: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _road_shape(rng: np.random.Generator, x: np.ndarray, nearness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Offset from the road's middle and its half width, in image widths."""
     far, near = rng.uniform(0.2, 0.8), rng.uniform(-0.1, 1.1)
     bend = rng.uniform(-0.5, 0.5)
@@ -113,9 +107,7 @@ def _road_shape(
     return x - middle, rng.uniform(0.16, 0.4) * nearness + 0.004
 
 
-def _road(
-    rng: np.random.Generator, shape: tuple[int, int], nearness: np.ndarray, offset: np.ndarray
-) -> np.ndarray:
+def _road(rng: np.random.Generator, shape: tuple[int, int], nearness: np.ndarray, offset: np.ndarray) -> np.ndarray:
     brightness = 0.85 + 0.2 * cloud_noise(rng, shape, 20) + 0.25 * (smooth_noise(rng, shape, (2, 2)) - 0.5)
     colour = _vary(rng, _ROADS) * brightness[..., None]
     if rng.random() < 0.7:

@@ -45,9 +45,7 @@ def _grid_position(length: int, cell: float) -> tuple[np.ndarray, np.ndarray]:
     return whole, part * part * (3 - 2 * part)
 
 
-def cloud_noise(
-    rng: np.random.Generator, shape: tuple[int, int], cell: float, stretch: float = 1.0
-) -> np.ndarray:
+def cloud_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float, stretch: float = 1.0) -> np.ndarray:
     """Several octaves of smooth noise, in [0, 1]; `stretch` > 1 makes it wider than high."""
     total = np.zeros(shape)
     for octave in range(4):

@@ -139,9 +139,7 @@ def _paint(rng, canvas: np.ndarray, ids: np.ndarray, horizon: int, one: _Placed,
     ids[top:bottom, left:right][inside] = one.segment
 
 
-def _cast_shadow(
-    canvas, horizon: int, foot: float, middle: float, height: float, half_width: float, sun: Sun
-) -> None:
+def _cast_shadow(canvas, horizon: int, foot: float, middle: float, height: float, half_width: float, sun: Sun) -> None:
     """Darken an ellipse on the ground, on the side away from the sun."""
     rows, columns = canvas.shape[:2]
     length = height * (0.5 + 0.5 * abs(sun.direction[0]))

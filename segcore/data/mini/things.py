@@ -31,9 +31,7 @@ def ball(rng, u, v, sun):
     z = np.sqrt(np.maximum(1 - x * x - y * y, 0))
     first, second = _colour(rng), _colour(rng)
     angle, count = rng.uniform(0, np.pi), rng.integers(1, 4)
-    stripes = np.sin(count * 2.5 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6)) > rng.uniform(
-        -1.2, 0.8
-    )
+    stripes = np.sin(count * 2.5 * (x * np.cos(angle) + y * np.sin(angle)) + rng.uniform(0, 6)) > rng.uniform(-1.2, 0.8)
     colour = np.where(stripes[..., None], first, second)
     shine = np.maximum(x * sun.direction[0] + y * sun.direction[1] + z * sun.direction[2], 0) ** 20
     return inside, _lit(1, sun.shade(x, y, z)) * colour + 0.35 * shine[..., None]

@@ -77,9 +77,7 @@ def _replace(target: Path, stamp: dict) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as parent:
         fresh = Path(parent) / "new"
         fresh.mkdir()
-        with tqdm(
-            total=sum(stamp["scenes"].values()), desc=f"drawing {target}", unit="scene", mininterval=1
-        ) as bar:
+        with tqdm(total=sum(stamp["scenes"].values()), desc=f"drawing {target}", unit="scene", mininterval=1) as bar:
             for split, count in stamp["scenes"].items():
                 _write_split(fresh, split, count, bar)
         (fresh / _STAMP).write_text(json.dumps(stamp))
@@ -91,8 +89,7 @@ def _replace(target: Path, stamp: dict) -> None:
 def _write_split(base: Path, split: str, count: int, bar: tqdm) -> None:
     folder = mini_folder("", split)
     image_root, panoptic_root, panoptic_json = (
-        base / Path(path).relative_to(NAME)
-        for path in (folder.image_root, folder.panoptic_root, folder.panoptic_json)
+        base / Path(path).relative_to(NAME) for path in (folder.image_root, folder.panoptic_root, folder.panoptic_json)
     )
     image_root.mkdir()
     panoptic_root.mkdir()

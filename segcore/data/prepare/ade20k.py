@@ -94,7 +94,8 @@ def _made(folder: str) -> str:
 
 def _convert_semantic(inputs: tuple[str, str]) -> Converted:
     image, label = inputs
-    return Converted(png=_classes(label, image_size(image)))
+    classes = _classes(label, image_size(image))
+    return Converted(png=classes, is_void=(classes == _VOID).all())
 
 
 def _classes(label: str, size: tuple[int, int]) -> np.ndarray:
@@ -157,4 +158,4 @@ def _convert_panoptic(inputs: tuple[str, str, str]) -> Converted:
         lay(category, mask)
     record = _image_record(image, size)
     annotation = {"image_id": record["id"], "file_name": f"{record['id']}.png", "segments_info": segments}
-    return Converted(png=ids_to_rgb(ids), record={"image": record, "annotation": annotation})
+    return Converted(ids_to_rgb(ids), {"image": record, "annotation": annotation}, is_void=not segments)

@@ -104,7 +104,7 @@ def _convert_panoptic(path: str) -> Converted:
         (annotation,) = content["annotations"]
         with Image.open(os.path.join(folder, "cityscapes_panoptic_split", annotation["file_name"])) as picture:
             png = np.array(picture)
-    return Converted(png=png, record=content)
+    return Converted(png=png, record=content, is_void=not annotation["segments_info"])
 
 
 def _assemble(records: list[dict]) -> dict:
@@ -130,4 +130,4 @@ def _convert_semantic(table: np.ndarray, path: str) -> Converted:
     wrong = np.unique(values[labels == 254])
     if wrong.size:
         raise ValueError(f"label {path} has label ids {wrong[:10].tolist()}, which Cityscapes does not define")
-    return Converted(png=labels)
+    return Converted(png=labels, is_void=(labels == _IGNORED).all())

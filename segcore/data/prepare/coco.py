@@ -82,7 +82,7 @@ def _convert_semantic(index: dict[int, int], inputs: tuple[str, list[dict]]) -> 
     labels = np.full(ids.shape, _VOID, np.uint8)
     for entry in segments:
         labels[ids == entry["id"]] = index[entry["category_id"]]
-    return Converted(png=labels)
+    return Converted(png=labels, is_void=(labels == _VOID).all())
 
 
 def convert_instances(things: set[int], known: set[int], inputs: tuple[tuple[str, list[dict]], dict]) -> Converted:

@@ -139,7 +139,8 @@ def _read(category_of_label: list[int], inputs: tuple[str, str]) -> tuple[np.nda
 
 def _convert_semantic(category_of_label: list[int], inputs: tuple[str, str]) -> Converted:
     _, found = _read(category_of_label, inputs)
-    return Converted(png=np.where(found > 0, found - 1, len(categories())).astype(np.uint8))
+    labels = np.where(found > 0, found - 1, len(categories())).astype(np.uint8)
+    return Converted(png=labels, is_void=not found.any())
 
 
 def _convert_panoptic(category_of_label: list[int], inputs: tuple[str, str]) -> Converted:
@@ -158,4 +159,4 @@ def _convert_panoptic(category_of_label: list[int], inputs: tuple[str, str]) -> 
     height, width = values.shape
     image = {"id": name, "file_name": f"{name}.jpg", "width": width, "height": height}
     annotation = {"image_id": name, "file_name": f"{name}.png", "segments_info": segments}
-    return Converted(png=ids_to_rgb(ids), record={"image": image, "annotation": annotation})
+    return Converted(ids_to_rgb(ids), {"image": image, "annotation": annotation}, is_void=not segments)

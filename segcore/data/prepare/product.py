@@ -56,10 +56,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of one image: `png` an array that Pillow can write, `record` plain values for the JSON."""
+    """What became of one image: `png` an array that Pillow can write, `record` plain values for the JSON.
+
+    `is_void`: its label labels no pixel. It is kept, and counted.
+    """
 
     png: np.ndarray | None = None
     record: Any = None
+    is_void: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,16 +149,21 @@ def _do(product: Product, skip_bad: bool, job: Job) -> None:
         temporary = os.path.join(product.staging, f"tmp-{os.getpid()}")
         Image.fromarray(converted.png).save(temporary, format="PNG")
         os.replace(temporary, product.png_path(job))
-    write_json(product.record_path(job, "json"), converted.record, product.staging)
+    content = {"record": converted.record, "is_void": bool(converted.is_void)}
+    write_json(product.record_path(job, "json"), content, product.staging)
 
 
 def _finish(product: Product) -> dict[str, str]:
-    records, left_out = [], {}
+    records, left_out, void = [], {}, []
     for job in product.jobs:
         if not product.is_done(job):
             left_out[job.name] = _read_json(product.record_path(job, "bad"))
-        else:
-            records.append(None if product.in_place else _read_json(product.record_path(job, "json")))
+            continue
+        path = product.record_path(job, "json")
+        # In place, images that were done before this run have no record, and need none.
+        content = _read_json(path) if os.path.isfile(path) else {"record": None, "is_void": False}
+        records.append(content["record"])
+        void += [job.name] if content["is_void"] else []
     if not records:
         first = next(iter(left_out.values()))
         raise ValueError(f"{product.title}: all {len(left_out)} images are wrong; the first: {first}")
@@ -165,6 +174,8 @@ def _finish(product: Product) -> dict[str, str]:
         write_json(product.json_file, product.assemble(records), product.staging, **(product.dump or {}))
     shutil.rmtree(product.staging)
     print(f"{product.title}: {len(records)} images")
+    if void:
+        print(f"{product.title}: the labels of {len(void)} images label no pixel: {', '.join(void)}")
     if left_out:
         print(f"{product.title}: {len(left_out)} of {len(product.jobs)} images were left out:")
         for name, reason in left_out.items():

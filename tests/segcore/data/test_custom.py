@@ -1,4 +1,4 @@
-"""One's own data: every kind of label read against the scene it was drawn from; bad labels named; the classes of a mix."""
+"""One's own data: every kind of label against the scene it was drawn from; bad labels; the classes of a mix."""
 
 from __future__ import annotations
 

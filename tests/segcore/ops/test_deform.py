@@ -97,6 +97,15 @@ def test_gradcheck(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_fused_gradcheck(backend):
+    inputs = make_fused(2, 3, 2, 8, [5, 4, 3, 2], 2, dtype=torch.float64)
+    shapes = inputs.pop(1)
+    leaves = [x.requires_grad_() for x in inputs]
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(lambda v, *rest: ms_deform_attn_fused(v, shapes, *rest), leaves)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_constant_map_returns_the_weight_inside(backend):
     """A map of ones gives each query the sum of its weights, half of it on an edge, and 0 far outside."""
     shapes = [6, 4]
@@ -163,14 +172,16 @@ def test_non_contiguous_input(backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_only_rounding(backend, dtype):
     """Half-precision values, fp32 geometry: one rounding of the result is all that may be lost."""
-    value, shapes, locations, weights = make(1, 50, 8, 32, [9, 7, 5, 4], 4)
-    value = value.to(dtype)
-    with use_backend("reference"):
-        exact = ms_deform_attn(value.double(), shapes, locations.double(), weights.double())
-    with use_backend(backend):
-        ours = ms_deform_attn(value, shapes, locations, weights)
-    assert ours.dtype == dtype
-    assert ((ours.double() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps / 2 + 1e-5).all()
+    value, *rest = make(1, 50, 8, 32, [9, 7, 5, 4], 4)
+    inputs = (value.to(dtype), *rest)
+    wide = [x.double() if isinstance(x, torch.Tensor) else x for x in inputs]
+    direction = torch.randn(1, 50, 256, generator=torch.Generator().manual_seed(3)).to(dtype)
+    exact = gradients(wide, "reference", direction.double())
+    ours = gradients(inputs, backend, direction)
+    assert [x.dtype for x in ours] == [dtype, dtype, torch.float32, torch.float32]
+    for mine, true in zip(ours, exact):
+        rounding = torch.finfo(mine.dtype).eps / 2 * true.abs() if mine.dtype == dtype else 0
+        assert ((mine.double() - true).abs() <= rounding + 1e-5 * max(1, true.abs().max())).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

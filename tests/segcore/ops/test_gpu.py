@@ -27,6 +27,7 @@ CASES = [
     (1, 50, 3, 16, [5, 7, 3, 3], 5),
     (1, 50, 2, 64, [5, 7, 3, 3], 4),
     (1, 50, 2, 20, [5, 7], 1),
+    (1, 20, 2, 32, [6, 6, 5, 5, 4, 4, 3, 3, 2, 2], 9),
 ]
 
 
@@ -67,13 +68,15 @@ def test_error_within_twice_the_reference(backend, form, case, deterministic):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_only_rounding(backend, dtype):
     value, shapes, locations, weights = make(*CASES[0])
-    value, locations, weights = value.to("cuda", dtype), locations.cuda(), weights.cuda()
-    with use_backend("reference"):
-        exact = ms_deform_attn(value.double(), shapes, locations.double(), weights.double())
-    with use_backend(backend):
-        ours = ms_deform_attn(value, shapes, locations, weights)
-    assert ours.dtype == dtype
-    assert ((ours.double() - exact).abs() <= exact.abs() * torch.finfo(dtype).eps / 2 + 1e-5).all()
+    inputs = (value.to("cuda", dtype), shapes, locations.cuda(), weights.cuda())
+    wide = [x.double() if isinstance(x, torch.Tensor) else x for x in inputs]
+    direction = torch.randn(CASES[0][0], CASES[0][1], CASES[0][2] * CASES[0][3], device="cuda").to(dtype)
+    exact = gradients(ms_deform_attn, wide, "reference", direction.double())
+    ours = gradients(ms_deform_attn, inputs, backend, direction)
+    assert [x.dtype for x in ours] == [dtype, dtype, torch.float32, torch.float32]
+    for mine, true in zip(ours, exact):
+        rounding = torch.finfo(mine.dtype).eps / 2 * true.abs() if mine.dtype == dtype else 0
+        assert ((mine.double() - true).abs() <= rounding + 1e-5 * max(1, true.abs().max())).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -89,7 +92,7 @@ def test_gradcheck(backend):
 
 @pytest.mark.skipif("triton" not in BACKENDS, reason="needs Triton")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("case", [(40, 40, 11, 1), (30, 27, 7, 3), (9, 13, 3, 2)])
+@pytest.mark.parametrize("case", [(40, 40, 11, 1), (30, 27, 7, 3), (9, 13, 3, 2), (5, 5, 3, 1)])
 def test_neighbourhood(dtype, case):
     height, width, kernel, dilation = case
     q, k, v = (torch.randn(2, 3, height, width, 32, device="cuda").to(dtype) for _ in range(3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -24,12 +26,12 @@ def brute_force(query, key, value, kernel, dilation, rpb, scale):
     output = torch.zeros_like(query)
     for y in range(height):
         for x in range(width):
-            pairs = [(a, b) for a in window(y, height) for b in window(x, width)]
-            keys = torch.stack([key[:, :, a[0], b[0]] for a, b in pairs], 2)
-            values = torch.stack([value[:, :, a[0], b[0]] for a, b in pairs], 2)
+            rows, columns = window(y, height), window(x, width)
+            at = torch.cartesian_prod(torch.tensor([r[0] for r in rows]), torch.tensor([c[0] for c in columns]))
+            keys, values = key[:, :, at[:, 0], at[:, 1]], value[:, :, at[:, 0], at[:, 1]]
             logits = (query[:, :, y, x, None] * keys).sum(-1) * scale
             if rpb is not None:
-                logits = logits + torch.stack([rpb[:, a[1], b[1]] for a, b in pairs], -1)
+                logits = logits + rpb[:, [[r[1]] for r in rows], [c[1] for c in columns]].flatten(1)
             output[:, :, y, x] = (logits.softmax(-1)[..., None] * values).sum(2)
     return output
 
@@ -54,29 +56,51 @@ CASES = [
     (1, 2, 13, 11, 32, 11, 1, True),
     (1, 2, 11, 9, 8, 3, 2, True),
     (1, 1, 17, 12, 4, 5, 2, True),
+    (1, 2, 14, 15, 4, 5, 1, True),
     (1, 1, 23, 25, 4, 7, 3, True),
+    (1, 1, 22, 25, 4, 11, 2, True),
+    (1, 1, 37, 36, 2, 9, 4, True),
+    (2, 1, 40, 43, 2, 5, 8, False),
     (1, 1, 50, 49, 2, 3, 16, True),
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "x".join(map(str, case)))
-def test_equals_loop_over_pixels(backend, case):
+def with_gradients(function, case, dtype):
+    """Output and gradients of one case, in `dtype`."""
     *shape, kernel, dilation, bias = case
-    inputs = [x if x is None else x.requires_grad_() for x in make(shape, kernel, bias=bias)]
-    exact_inputs = [x if x is None else x.detach().double().requires_grad_() for x in inputs]
-    exact = brute_force(*exact_inputs[:3], kernel, dilation, exact_inputs[3], 0.37)
+    inputs = [x if x is None else x.to(dtype).requires_grad_() for x in make(shape, kernel, bias=bias)]
+    output = function(*inputs[:3], kernel, dilation, inputs[3], 0.37)
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(dtype))
+    return [output.detach(), *(x.grad for x in inputs if x is not None)]
+
+
+@functools.cache
+def exact(case):
+    return with_gradients(brute_force, case, torch.float64)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "x".join(map(str, case)))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_equals_loop_over_pixels(backend, case):
     with use_backend(backend):
-        ours = neighborhood_attention_2d(*inputs[:3], kernel, dilation, inputs[3], 0.37)
-    torch.testing.assert_close(ours.double(), exact, atol=1e-5, rtol=0)
-    direction = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    exact.backward(direction.double())
-    ours.backward(direction)
-    for mine, true in zip(inputs, exact_inputs):
-        if mine is not None:
-            torch.testing.assert_close(
-                mine.grad.double(), true.grad, atol=1e-5 * max(1, true.grad.abs().max()), rtol=0
-            )
+        ours = with_gradients(neighborhood_attention_2d, case, torch.float32)
+    for place, (mine, true) in enumerate(zip(ours, exact(case))):
+        size = max(1, true.abs().max()) if place else 1  # gradients add up hundreds of terms
+        torch.testing.assert_close(mine.double(), true, atol=1e-5 * size, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nan_reaches_the_pixels_that_see_it(backend):
+    q, k, v, rpb = make((1, 1, 9, 8, 8), 3)
+    with use_backend(backend):
+        clean = neighborhood_attention_2d(q, k, v, 3, 1, rpb)
+        k[0, 0, 4, 4, 2] = float("nan")
+        output = neighborhood_attention_2d(q, k, v, 3, 1, rpb)
+    sees = torch.zeros(9, 8, dtype=torch.bool)
+    sees[3:6, 3:6] = True
+    assert output[0, 0][sees].isnan().all()
+    if backend != "torch":  # dense attention multiplies with every key
+        assert torch.equal(output[0, 0][~sees], clean[0, 0][~sees])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -67,17 +67,20 @@ def test_export_and_run(backend):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_extension)])
-def test_compile_whole_graph(backend):
-    value, _, locations, weights = tracked(make(2, 3, 2, 8, SHAPES, 2))
+def test_compile_whole_graph(backend, fused, compiler):
+    function, build = (ms_deform_attn_fused, make_fused) if fused else (ms_deform_attn, make)
+    inputs = tracked(build(2, 3, 2, 8, SHAPES, 2))
+    leaves = [x for x in inputs if isinstance(x, torch.Tensor)]
+    torch._dynamo.reset()
     with use_backend(backend):
-        compiled = torch.compile(Sampler(), fullgraph=True)
-        output, plain = compiled(value, locations, weights), Sampler()(value, locations, weights)
+        compiled = torch.compile(function, fullgraph=True, backend=compiler)
+        output, plain = compiled(*inputs), function(*inputs)
         torch.testing.assert_close(output, plain)
         for mine, true in zip(
-            torch.autograd.grad(output.square().sum(), (value, locations, weights)),
-            torch.autograd.grad(plain.square().sum(), (value, locations, weights)),
+            torch.autograd.grad(output.square().sum(), leaves), torch.autograd.grad(plain.square().sum(), leaves)
         ):
             torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-5)
 
@@ -93,9 +96,9 @@ def test_autocast_keeps_geometry_in_single_precision():
     assert torch.equal(inside, outside) and torch.equal(direct, outside)
 
 
-@needs_extension
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_extension)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_repeats_to_the_bit(threads):
+def test_repeats_to_the_bit(backend, threads):
     """Forward and backward, under use_deterministic_algorithms too, which must not raise."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -103,22 +106,16 @@ def test_repeats_to_the_bit(threads):
     try:
         runs = []
         for _ in range(3):
-            inputs = tracked(make_fused(2, 300, 4, 32, [12, 9, 6, 5], 4))
-            output = ms_deform_attn_fused(*inputs)
-            output.square().sum().backward()
-            runs.append([output.detach(), *(x.grad for x in inputs if isinstance(x, torch.Tensor))])
+            deform, attention = tracked(make_fused(2, 300, 4, 32, [12, 9, 6, 5], 4)), tracked(attention_inputs())
+            with use_backend(backend):
+                outputs = [ms_deform_attn_fused(*deform), neighborhood_attention_2d(*attention)]
+                sum(x.square().sum() for x in outputs).backward()
+            grads = [x.grad for x in (*deform, *attention) if isinstance(x, torch.Tensor)]
+            runs.append([*(x.detach() for x in outputs), *grads])
         assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(before)
-
-
-@needs_extension
-def test_neighbourhood_repeats_to_the_bit():
-    inputs = tracked(attention_inputs())
-    leaves = [x for x in inputs if isinstance(x, torch.Tensor)]
-    runs = [torch.autograd.grad(neighborhood_attention_2d(*inputs).square().sum(), leaves) for _ in range(3)]
-    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run))
 
 
 def test_unknown_and_missing_backends_raise():

@@ -322,6 +322,19 @@ def test_a_wrong_label_stops_or_is_left_out_and_counted(damage, words, workers, 
     label.write_bytes(healthy)
 
 
+def test_labels_without_a_pixel_are_kept_and_counted(tmp_path, capsys):
+    write_ade20k(tmp_path, train=2, val=0)
+    for folder in ("annotations", "annotations_instance"):
+        path = tmp_path / ADE / folder / "training/ADE_train_00000002.png"
+        save(path, np.zeros_like(np.array(Image.open(path))))
+    for made in PREPARATIONS["ade20k"].products(str(tmp_path), ("train",)):
+        make(made, Options(workers=1))
+    printed = capsys.readouterr().out
+    assert printed.count("the labels of 1 images label no pixel: ADE_train_00000002") == 2  # semantic, panoptic
+    _, annotation = read(tmp_path / ADE / "ade20k_panoptic_train.json")["annotations"]
+    assert annotation["segments_info"] == []
+
+
 def test_wrong_instances_and_segments_are_named(tmp_path):
     write_ade20k(tmp_path, train=1, val=0)
     path = tmp_path / ADE / "annotations_instance/training/ADE_train_00000001.png"

@@ -1,0 +1,209 @@
+"""A picture to its final result: ours against Hugging Face's OneFormer and processor with the same weights.
+
+    python benchmarks/model.py [--config ade20k/oneformer_swin_t] [--size 640] [--tasks 1 3] [--repeats 3]
+
+Random weights, exported by `HuggingFaceExporter`, so that both run the same model; a picture of `--size` squared,
+uint8 in, what a user keeps out: label maps, segments, instances. Every case runs in a process of its own, so
+that its peak memory is its own; rounds are repeated, so that a busy machine disturbs all cases alike. A case
+runs once before it is timed. Ends with one JSON line; `--output` keeps it in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# This file's folder would hide the package of the same name.
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+TASKS = {1: ["panoptic"], 3: ["panoptic", "instance", "semantic"]}
+CASES = ["huggingface", "exact", "ours", "bfloat16"]
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    if args.case:
+        print(json.dumps(run_case(args)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.weights = folder
+        export(args)
+        runs: dict[tuple[str, int], list[dict]] = {}
+        for _ in range(args.rounds):
+            for tasks in args.tasks:
+                for case in args.cases:
+                    runs.setdefault((case, tasks), []).append(spawn(args, case, tasks))
+                    print(f"  {case}, {tasks} tasks: {runs[case, tasks][-1]['seconds']:.2f} s", flush=True)
+    rows = [summarise(args, tasks, runs) for tasks in args.tasks]
+    machine = {"torch": torch.__version__, "threads": args.threads, "cpu": torch.backends.cpu.get_cpu_capability()}
+    result = {"benchmark": "oneformer_model", "config": args.config, "size": args.size, "rows": rows,
+              "machine": machine, "repeats": args.repeats, "rounds": args.rounds}
+    print(json.dumps(result))
+    if args.output:
+        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--config", default="ade20k/oneformer_swin_t", help="of configs/, without .yaml")
+    p.add_argument("--size", type=int, default=640)
+    p.add_argument("--tasks", type=int, nargs="+", choices=TASKS, default=[1, 3])
+    p.add_argument("--cases", nargs="+", choices=CASES, default=["huggingface", "ours"],
+                   help="exact: the model's default operators, without the predictor's choice of faster ones")
+    p.add_argument("--repeats", type=int, default=3, help="timed runs in a process")
+    p.add_argument("--rounds", type=int, default=1, help="processes of each case")
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--output", help="JSON file for the result")
+    p.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    p.add_argument("--weights", help=argparse.SUPPRESS)
+    return p.parse_args()
+
+
+def config(args: argparse.Namespace):
+    from detectron2.config import get_cfg
+
+    from oneformer import add_oneformer_config
+
+    cfg = get_cfg()
+    add_oneformer_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / f"{args.config}.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.IS_TRAIN = "cpu", False
+    cfg.INPUT.MIN_SIZE_TEST = args.size
+    return cfg
+
+
+def export(args: argparse.Namespace) -> None:
+    """Weights with logits of a realistic spread, so that post-processing has segments to make."""
+    from detectron2.modeling import build_model
+
+    from oneformer.convert import HuggingFaceExporter
+
+    cfg = config(args)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    with torch.no_grad():
+        predictor = model.sem_seg_head.predictor
+        predictor.class_embed.weight.mul_(12)
+        predictor.query_embed.weight.mul_(3)
+    HuggingFaceExporter(cfg).save(model, args.weights)
+
+
+def picture(size: int) -> np.ndarray:
+    """Smooth colours with detail, (size, size, 3) uint8."""
+    random = torch.Generator().manual_seed(1)
+    image = sum(
+        torch.nn.functional.interpolate(torch.rand(1, 3, n, n, generator=random), size=(size, size), mode="bicubic")
+        for n in (4, 16, 64)
+    )
+    return (image / 3).clamp(0, 1).mul(255).byte()[0].permute(1, 2, 0).numpy()
+
+
+def run_case(args: argparse.Namespace) -> dict:
+    image, tasks = picture(args.size), TASKS[args.tasks[0]]
+    build = huggingface if args.case == "huggingface" else ours
+    call = build(args)
+    seconds = []
+    call(image, tasks)
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        found = call(image, tasks)
+        seconds.append(time.perf_counter() - start)
+    return {
+        "seconds": statistics.median(seconds),
+        "all_seconds": seconds,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "found": found,
+    }
+
+
+def huggingface(args: argparse.Namespace):
+    """What the documentation of transformers shows: the processor, the model once per task, post-processing."""
+    import transformers
+    from open_clip.tokenizer import SimpleTokenizer
+
+    images = transformers.AutoImageProcessor.from_pretrained(args.weights, repo_path=args.weights)
+    model = transformers.OneFormerForUniversalSegmentation.from_pretrained(args.weights).eval()
+    tokenizer = SimpleTokenizer(context_length=77)
+
+    @torch.inference_mode()
+    def call(image, tasks):
+        found, size = {}, [image.shape[:2]]
+        for task in tasks:
+            inputs = images(images=[image], task_inputs=[task], return_tensors="pt")
+            tokens = tokenizer([f"the task is {task}"])
+            output = model(pixel_values=inputs["pixel_values"], pixel_mask=inputs["pixel_mask"], task_inputs=tokens)
+            post = getattr(images, f"post_process_{task}_segmentation")
+            result = post(output, target_sizes=size)[0]
+            found[task] = int(result.max()) if task == "semantic" else len(result["segments_info"])
+        return found
+
+    return call
+
+
+def ours(args: argparse.Namespace):
+    import contextlib
+
+    import oneformer.predictor
+    from oneformer import OneFormerPredictor
+
+    if args.case == "exact":
+        oneformer.predictor.fastest = contextlib.nullcontext
+    options = {"precision": "bfloat16"} if args.case == "bfloat16" else {}
+    predictor = OneFormerPredictor(config(args), args.weights, "cpu", **options)
+
+    def call(image, tasks):
+        found = predictor(image, "all" if len(tasks) == 3 else tasks[0])
+        return {
+            "panoptic": len(found.panoptic.segments),
+            "instance": len(found.instance) if found.instance else None,
+            "semantic": int(found.semantic.labels.max()) if found.semantic else None,
+        }
+
+    return call
+
+
+def spawn(args: argparse.Namespace, case: str, tasks: int) -> dict:
+    command = [sys.executable, __file__, "--case", case, "--tasks", str(tasks), "--weights", args.weights,
+               "--config", args.config, "--size", str(args.size), "--repeats", str(args.repeats),
+               "--threads", str(args.threads)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        raise RuntimeError(f"{case} with {tasks} tasks failed ({run.returncode}):\n{run.stderr[-2000:]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def summarise(args: argparse.Namespace, tasks: int, runs: dict) -> dict:
+    row: dict = {"tasks": tasks}
+    for case in args.cases:
+        mine = runs[case, tasks]
+        row[case] = {
+            "seconds": statistics.median(run["seconds"] for run in mine),
+            "all_seconds": [s for run in mine for s in run["all_seconds"]],
+            "peak_mb": statistics.median(run["peak_mb"] for run in mine),
+            "found": mine[0]["found"],
+        }
+    base = row[args.cases[0]]
+    for case in args.cases[1:]:
+        row[case]["times_as_fast"] = base["seconds"] / row[case]["seconds"]
+        row[case]["memory_ratio"] = row[case]["peak_mb"] / base["peak_mb"]
+        print(f"{tasks} task(s): {args.cases[0]} {base['seconds']:.2f} s, {base['peak_mb']:.0f} MB; {case} "
+              f"{row[case]['seconds']:.2f} s ({row[case]['times_as_fast']:.1f} x), {row[case]['peak_mb']:.0f} MB "
+              f"({row[case]['memory_ratio']:.2f})")
+    return row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Swin's attention windows without intermediate copies (arXiv:2103.14030, sec. 3.2).
+
+Padding, cyclic shift and partition are one gather of tokens, their reversal another; the attention
+itself, relative position bias and shift mask included, is one fused call.
+
+Shapes:  B images, H, W tokens of the map, C channels, M heads, N = window ** 2 tokens of a window,
+         V windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
+from torch import Tensor
+
+from ..layers import in_token_chunks
+
+ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which tokens form the windows of an H x W map.
+
+    Attributes:
+        tokens: (V * N,) int64, index of each window's tokens; H * W stands for padding.
+        places: (H * W,) int64, where each token lies among them.
+        padded: whether padding occurs.
+        mask: (V, 1, N, N) float32, 0 or `ACROSS`; None without a shift.
+    """
+
+    tokens: Tensor
+    places: Tensor
+    padded: bool
+    mask: Tensor | None
+
+    @classmethod
+    def of(cls, height: int, width: int, window: int, shift: int, device: torch.device) -> Windows:
+        rows, row_regions = _axis(height, window, shift, device)
+        columns, column_regions = _axis(width, window, shift, device)
+
+        def partition(x: Tensor) -> Tensor:
+            x = x.unflatten(1, (-1, window)).unflatten(0, (-1, window))
+            return x.transpose(1, 2).reshape(-1, window * window)
+
+        outside = (rows >= height)[:, None] | (columns >= width)
+        grid = (rows[:, None] * width + columns).masked_fill(outside, height * width)
+        tokens = partition(grid).flatten()
+        places = torch.empty(height * width + 1, dtype=torch.int64, device=device)
+        places = places.scatter_(0, tokens, torch.arange(tokens.numel(), device=device))[:-1]
+        mask = None
+        if shift:
+            regions = partition(row_regions[:, None] * 3 + column_regions)
+            apart = regions[:, None, :] != regions[:, :, None]
+            mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, ACROSS)[:, None]
+        return cls(tokens, places, tokens.numel() != height * width, mask)
+
+
+def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the shifted, padded axis reads from, and the region (0, 1, 2) of each of its places."""
+    padded = -(-length // window) * window
+    place = torch.arange(padded, device=device)
+    regions = (place >= padded - window).long() + (place >= padded - shift).long()
+    return (place + shift) % padded, regions
+
+
+class WindowBlock(SwinTransformerBlock):
+    """A Swin block that takes its windows ready-made."""
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """(B, H * W, C) -> the same."""
+        normed = self.norm1(x)
+        if windows.padded:
+            normed = F.pad(normed, (0, 0, 0, 1))
+        x = x + self.drop_path(self.attn(normed, windows))
+        return x + self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x))
+
+
+class FusedWindowAttention(WindowAttention):
+    """Attention within ready-made windows."""
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """(B, H * W (+ 1 row of padding), C) -> (B, H * W, C)."""
+        batch, size = len(x), self.window_size[0] * self.window_size[1]
+        qkv = self.qkv(x).index_select(1, windows.tokens)
+        qkv = qkv.view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = bias.view(size, size, -1).permute(2, 0, 1)[None]
+        if windows.mask is not None:
+            bias = (bias + windows.mask).repeat(batch, 1, 1, 1)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias.to(query.dtype), scale=self.scale
+        )
+        attended = attended.transpose(1, 2).reshape(batch, -1, x.shape[2])
+        return self.proj(attended.index_select(1, windows.places))
