@@ -24,7 +24,8 @@ SMALL = [
 @pytest.fixture
 def few_scenes(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "SCENES", {"train": 24, "val": 24, "seen": 1})
-    monkeypatch.setattr(writer, "_SPLITS", {"train": (0, (1, 30, 60)), "val": (1, (1, 30, 60)), "seen": (2, (1,))})
+    kinds = (1, 30, 60, 100, 333)
+    monkeypatch.setattr(writer, "_SPLITS", {split: (i, kinds) for i, split in enumerate(writer._SPLITS)})
     monkeypatch.setattr(builtin, "_chosen_root", None)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
     return tmp_path
@@ -42,7 +43,7 @@ def test_it_learns_evaluates_and_tunes(few_scenes):
         few_scenes / "train", CONFIG, "SOLVER.MAX_ITER", "60", "SOLVER.WARMUP_ITERS", "10",
         "DATASETS.TEST", "['kinds_panoptic_val']", *episodes,
     )  # fmt: skip
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     found = json.loads((few_scenes / "train" / "metrics_final.json").read_text())
     assert set(found) == {"1-shot", "2-shot", "no model"}
     assert found["1-shot"]["episodes"] == 4 and 0 < found["no model"]["all foreground"] < 50
