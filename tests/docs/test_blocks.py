@@ -45,7 +45,11 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     categories = [{"id": 1, "name": "shelf", "isthing": 1, "color": [200, 120, 40]}]
     (tmp_path / "shelves").mkdir()
     (tmp_path / "shelves" / "panoptic_train.json").write_text(
-        json.dumps({"images": [], "annotations": [], "categories": categories}), encoding="utf-8")
+        json.dumps({
+            "images": [{"id": 1, "file_name": "1.jpg", "height": 4, "width": 4}],
+            "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": []}],
+            "categories": categories,
+        }), encoding="utf-8")
     for split, few in (("train", 8), ("val", 2)):  # the embedded data set, smaller
         monkeypatch.setitem(SCENES, split, few)
     load_oneformer(), load_seggpt()  # what the packages register stays
