@@ -30,7 +30,7 @@ $(STAMP): setup.py pyproject.toml Makefile segcore/install_detectron2.py $(wildc
 	$(PIP) install --upgrade "pip>=24" "setuptools>=70.1,<82" wheel ninja
 	$(PIP) install $(TORCH)
 	$(PY) tools/install_detectron2.py
-	$(PIP) install --no-build-isolation -e ".[test,demo,web,docs]"
+	$(PIP) install --no-build-isolation -e ".[test,demo,web,docs,export]"
 	@touch $@
 
 demo: $(STAMP)

@@ -61,6 +61,8 @@ EXTRAS_REQUIRE = {
     # demo/app.py. One major version: its components and their look change between them.
     "web": ["gradio>=6.12,<7"],
     "formats": ["supervision>=0.22"],  # segcore.formats.to_supervision; file formats need nothing
+    # segcore.export: torch's ONNX exporter stands on the first two, the third runs the file to check it.
+    "export": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.19"],
     "slurm": ["submitit>=1.5"],  # tools/slurm.py: writes the batch script, and starts the job again after a time-out
     "docs": ["mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"],  # API pages from the docstrings
     "wandb": ["wandb>=0.16"],

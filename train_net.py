@@ -18,7 +18,7 @@ from seggpt.commands.train import load_model as seggpt
 
 def run(argv: list[str] | None = None) -> int:
     """Train or evaluate as the arguments (by default the command line's) say; returns the exit status."""
-    return main({"OneFormer": oneformer, "SegGPT": seggpt}, argv)
+    return main({"OneFormer": oneformer, "SegGPT": seggpt, "SegGPTTuner": seggpt}, argv)
 
 
 if __name__ == "__main__":

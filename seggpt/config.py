@@ -44,6 +44,8 @@ def add_seggpt_config(cfg: CN) -> None:
     m.USE_CHECKPOINT = False        # activation checkpointing of the blocks, in training
     m.INIT = "plain"                # or "matching", for small models from scratch
     m.LOSS_BETA = 0.01              # smooth L1 turns from square to line here (normalised colours)
+    # In-context tuning, META_ARCHITECTURE "SegGPTTuner": of which network, and whether the task is by instance.
+    m.TUNING = CN({"NETWORK": "", "INSTANCE": False})
     _add_episodes(cfg)
     _add_evaluation(cfg)
 
@@ -89,6 +91,9 @@ def _add_evaluation(cfg: CN) -> None:
     f.ENSEMBLE = "feature"      # or "spatial"
     f.CLASSES = []              # names of the classes asked for (a fold); empty: all that have enough pictures
     f.THINGS_ONLY = False       # leave stuff classes out
+    # "semantic_by_examples": the set that gives the examples ("": the first of DATASETS.TRAIN), examples per
+    # class, and the seed that draws them (the paper takes the best of 1000, 2000, 3000, 4000).
+    cfg.TEST.EXAMPLES = CN({"DATASET": "", "SHOTS": 1, "SEED": 1000})
 
 
 def read_config(path: str | os.PathLike) -> CN:

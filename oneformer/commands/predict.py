@@ -25,7 +25,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,9 +126,13 @@ def segment_photo(source: Source, predictor: OneFormerPredictor, writer: ResultW
 def segment_video(
     source: Source, predictor: OneFormerPredictor, writer: ResultWriter, args: argparse.Namespace
 ) -> str:
-    """Segment and draw a video or camera frame by frame; returns the line that is printed."""
+    """Segment and draw a video or camera frame by frame; returns the line that is printed.
+
+    Frames are decoded ahead, and drawn and written behind, while the model works.
+    """
     from tqdm import tqdm
 
+    from segcore.overlap import Behind, ahead
     from segcore.video import VideoSource, VideoWriter
 
     video = VideoSource(source.place)
@@ -142,13 +146,17 @@ def segment_video(
             for name in names
         }
         bar = stack.enter_context(tqdm(total=total, unit="frame", desc=source.name, leave=False))
+        behind = stack.enter_context(Behind())   # left first: the movies are complete when they close
+
+        def write(number: int, frame: np.ndarray, prediction: Prediction) -> None:
+            for name, picture in drawn_frame(frame, prediction, names):
+                movies[name].add(picture)
+            writer.add(f"{source.name}/{number:06d}", f"{source.place}#{number}", prediction)
+
+        frames = stack.enter_context(closing(ahead(islice(video, args.max_frames))))
         try:
-            for frame in islice(video, args.max_frames):
-                prediction = predictor(frame, args.task)
-                for name, picture in drawn_frame(frame, prediction, names):
-                    movies[name].add(picture)
-                name = f"{source.name}/{done:06d}"
-                writer.add(name, f"{source.place}#{done}", prediction)
+            for frame in frames:
+                behind.submit(write, done, frame, predictor(frame, args.task))
                 done += 1
                 bar.update()
         except KeyboardInterrupt:

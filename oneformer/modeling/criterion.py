@@ -1,8 +1,8 @@
 """Training losses (OneFormer, arXiv:2211.06220, sec. 3.4 and 4.2).
 
 Shapes:  B images, D predictions (decoder layers, the last one first), Q queries,
-         K classes (without "no object"), M targets of an image, P points,
-         H, W size of the padded batch, C channels.
+         K classes (without "no object"), M targets of an image, n matched pairs of a batch
+         (the same number in every layer), P points, H, W the stride-4 size of masks, C channels.
 """
 
 from __future__ import annotations
@@ -13,22 +13,33 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from detectron2.projects.point_rend.point_features import (
-    get_uncertain_point_coords_with_randomness,
-    point_sample,
-)
 from torch import Tensor, nn
 
-from .matcher import HungarianMatcher
+from segcore.masks import LayeredMasks
+
+from .matcher import HungarianMatcher, Matches, PendingCosts
+from .points import TargetMasks, sample_logits, uncertain_points
 from .transformer_decoder import DecoderOutput
+
+# Random points looked at together: as many layers at once as stay below it, at least one.
+_POINTS_AT_ONCE = 2**21
 
 
 @dataclass
 class Target:
-    """Labels (M,) int64 and masks (M, H, W) bool of one image, over the padded canvas."""
+    """Labels (M,) int64 and masks (M, height, width) of one image, of its own size."""
 
     labels: Tensor
-    masks: Tensor
+    masks: LayeredMasks
+
+
+@dataclass
+class PendingMatch:
+    """A matching that was started: its costs, the labels (sum of M,) and the masks of the batch's targets."""
+
+    costs: PendingCosts
+    labels: Tensor
+    masks: TargetMasks
 
 
 class _GatherFromRanks(torch.autograd.Function):
@@ -103,14 +114,32 @@ class Criterion(nn.Module):
         self.register_buffer("empty_weight", empty_weight)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / contrastive_temperature)))
 
+    def match(self, outputs: DecoderOutput, targets: list[Target], canvas: tuple[int, int]) -> PendingMatch:
+        """Start the matching; `forward` finishes it. See `HungarianMatcher` for why in two halves.
+
+        Args:
+            outputs: of the decoder.
+            targets: one per image.
+            canvas: (height, width) of the padded batch.
+        """
+        masks = TargetMasks([t.masks for t in targets], canvas)
+        labels = [t.labels for t in targets]
+        costs = self.matcher.start(
+            [outputs.class_logits, *(c for c, _ in outputs.auxiliary)],
+            [outputs.mask_logits, *(m for _, m in outputs.auxiliary)],
+            labels,
+            masks,
+        )
+        return PendingMatch(costs, torch.cat(labels), masks)
+
     def forward(
-        self, outputs: DecoderOutput, targets: list[Target], texts: Tensor | None
+        self, outputs: DecoderOutput, pending: PendingMatch, texts: Tensor | None
     ) -> dict[str, Tensor]:
         """Weighted losses.
 
         Args:
             outputs: of the decoder, with `auxiliary` when deep supervision is wanted.
-            targets: one per image.
+            pending: of `match`.
             texts: (B, Q, C) text vectors; None leaves the contrastive loss out.
 
         Returns:
@@ -120,73 +149,99 @@ class Criterion(nn.Module):
         Raises:
             FloatingPointError: if the predictions are not finite.
         """
-        class_logits = torch.stack([outputs.class_logits, *(c for c, _ in outputs.auxiliary)])
-        mask_logits = [outputs.mask_logits, *(m for _, m in outputs.auxiliary)]
-        matches = self.match(class_logits, mask_logits, targets)
-        num_masks = self._num_masks(targets, class_logits.device)
+        matches = self.matcher.finish(pending.costs)
+        cross_entropy = self._class_losses(outputs, matches, pending.labels)
+        bce, dice = self._mask_losses(outputs, matches, pending.masks)
+        num_masks = self._num_masks(len(pending.labels), bce.device)
         losses = {}
-        for layer, masks in enumerate(mask_logits):
-            indices = [match[layer].to(masks.device, non_blocking=True) for match in matches]
+        for layer in range(len(bce)):
             suffix = f"_{layer - 1}" if layer else ""
-            cross_entropy = self._class_loss(class_logits[layer], indices, targets)
-            losses["loss_ce" + suffix] = self.class_weight * cross_entropy
-            bce, dice = self._mask_losses(masks, indices, targets, num_masks)
-            losses["loss_mask" + suffix] = self.mask_weight * bce
-            losses["loss_dice" + suffix] = self.dice_weight * dice
+            losses["loss_ce" + suffix] = self.class_weight * cross_entropy[layer]
+            losses["loss_mask" + suffix] = self.mask_weight * bce[layer] / num_masks
+            losses["loss_dice" + suffix] = self.dice_weight * dice[layer] / num_masks
         if texts is not None:
             losses["loss_contrastive"] = self.contrastive_weight * contrastive_loss(
                 outputs.queries, texts, self.logit_scale
             )
         return losses
 
-    def match(self, class_logits: Tensor, mask_logits: list[Tensor], targets: list[Target]) -> list[Tensor]:
-        """Per image (D, 2, pairs): matched query and target in each layer.
-
-        class_logits is (D, B, Q, K + 1).
-        """
-        return [
-            self.matcher(
-                class_logits[:, b], torch.stack([m[b].detach() for m in mask_logits]), t.labels, t.masks
-            )
-            for b, t in enumerate(targets)
-        ]
-
-    def _num_masks(self, targets: list[Target], device: torch.device) -> Tensor:
+    def _num_masks(self, count: int, device: torch.device) -> Tensor:
         """Mean number of targets per rank, at least 1: the unit of the mask losses."""
-        count = torch.tensor(float(sum(len(t.labels) for t in targets)), device=device)
+        mean = torch.full((), float(count), device=device)
         if _distributed():
-            dist.all_reduce(count)
-            count /= dist.get_world_size()
-        return count.clamp(min=1)
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        return mean.clamp(min=1)
 
-    def _class_loss(self, logits: Tensor, indices: list[Tensor], targets: list[Target]) -> Tensor:
+    def _class_losses(self, outputs: DecoderOutput, matches: Matches, labels: Tensor) -> Tensor:
+        """(D,) weighted mean cross-entropy over all queries of the batch."""
+        logits = torch.stack([outputs.class_logits, *(c for c, _ in outputs.auxiliary)]).float()
         no_object = logits.shape[-1] - 1
-        wanted = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
-        for b, ((query, target), t) in enumerate(zip(indices, targets, strict=True)):
-            wanted[b, query] = t.labels[target]
-        return F.cross_entropy(logits.float().transpose(1, 2), wanted, self.empty_weight)
+        wanted = torch.full(logits.shape[:3], no_object, dtype=torch.int64, device=logits.device)
+        layer = torch.arange(len(logits), device=logits.device)[:, None]
+        wanted[layer, matches.image, matches.query] = labels[matches.target]
+        each = F.cross_entropy(
+            logits.flatten(0, 2), wanted.flatten(), self.empty_weight, reduction="none"
+        ).view(len(logits), -1)
+        return each.sum(1) / self.empty_weight[wanted].flatten(1).sum(1)
 
     def _mask_losses(
-        self, mask_logits: Tensor, indices: list[Tensor], targets: list[Target], num_masks: Tensor
+        self, outputs: DecoderOutput, matches: Matches, masks: TargetMasks
     ) -> tuple[Tensor, Tensor]:
-        """BCE and dice of the matched masks on uncertain points, each summed over masks / num_masks."""
-        logits = torch.cat([m[query] for m, (query, _) in zip(mask_logits, indices, strict=True)])
-        masks = torch.cat([t.masks[target] for t, (_, target) in zip(targets, indices, strict=True)])
-        logits, masks = logits[:, None].float(), masks[:, None]
-        if len(logits) == 0:   # keeps the graph whole: every parameter still gets a (zero) gradient
-            zero = mask_logits.sum() * 0
+        """(D,) BCE and (D,) dice of the matched masks on uncertain points, each summed over the masks."""
+        rows = self._matched_logits(outputs, matches, masks.counts)
+        if matches.query.numel() == 0:   # keeps the graph whole: every parameter still gets a (zero) gradient
+            zero = sum(r.sum() for r in rows) + rows[0].new_zeros(len(matches.query))
             return zero, zero
-        with torch.no_grad():
-            points = get_uncertain_point_coords_with_randomness(
-                logits,
-                lambda x: -x.abs(),
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_sample_ratio,
+        candidates = int(self.num_points * self.oversample_ratio)
+        layers_at_once = max(1, _POINTS_AT_ONCE // (matches.query.shape[1] * candidates))
+        parts = [
+            self._point_losses(
+                torch.cat([r[layers] for r in rows], dim=1), matches.target[layers], masks, candidates
             )
-            wanted = point_sample(masks.float(), points, align_corners=False)[:, 0]
-        sampled = point_sample(logits, points, align_corners=False)[:, 0]
-        bce = F.binary_cross_entropy_with_logits(sampled, wanted, reduction="none").mean(1).sum()
+            for layers in (
+                slice(first, first + layers_at_once)
+                for first in range(0, len(matches.query), layers_at_once)
+            )
+        ]
+        bce, dice = zip(*parts)
+        return torch.cat(bce), torch.cat(dice)
+
+    def _matched_logits(self, outputs: DecoderOutput, matches: Matches, counts: list[int]) -> list[Tensor]:
+        """Mask logits of the matched queries, with gradient: (D, pairs of the image, H, W) of each image.
+
+        The others have no mask loss. One product for all layers of an image: its gradient reaches the
+        per-pixel embeddings once and not once per layer.
+        """
+        embeddings = torch.stack(outputs.mask_embeddings)
+        pairs = [min(count, embeddings.shape[2]) for count in counts]
+        layer = torch.arange(len(embeddings), device=embeddings.device)[:, None]
+        first, rows = 0, []
+        for image, (count, features) in enumerate(zip(pairs, outputs.mask_features, strict=True)):
+            query = matches.query[:, first : first + count]
+            first += count
+            chosen = embeddings[layer, image, query]
+            rows.append(torch.einsum("dnc,chw->dnhw", chosen, features).float())
+        return rows
+
+    def _point_losses(
+        self, logits: Tensor, target: Tensor, masks: TargetMasks, candidates: int
+    ) -> tuple[Tensor, Tensor]:
+        """BCE and dice of some layers, (D,) each; logits (D, n, H, W), target (D, n)."""
+        count = int(self.num_points * self.importance_sample_ratio)
+        shape, device = target.shape, logits.device
+        drawn = [
+            (
+                torch.rand(shape[1], candidates, 2, device=device),
+                torch.rand(shape[1], self.num_points - count, 2, device=device),
+            )
+            for _ in range(shape[0])
+        ]
+        logits = logits.flatten(0, 1)
+        points = uncertain_points(logits.detach(), *(torch.cat(d) for d in zip(*drawn)), count)
+        wanted = masks.at_points(target.flatten(), points)
+        sampled = sample_logits(logits[:, None], points)[:, 0]
+        bce = F.binary_cross_entropy_with_logits(sampled, wanted, reduction="none").mean(1)
         probs = sampled.sigmoid()
         dice = 1 - (2 * (probs * wanted).sum(1) + 1) / (probs.sum(1) + wanted.sum(1) + 1)
-        return bce / num_masks, dice.sum() / num_masks
+        return bce.view(shape).sum(1), dice.view(shape).sum(1)

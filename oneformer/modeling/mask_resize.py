@@ -84,18 +84,22 @@ class MaskResizer:
         x = x[:, :, : self.image_size[0], : self.image_size[1]]
         return F.interpolate(x, size=self.output_size, mode="bilinear", align_corners=False)[0]
 
-    def window(self, masks: Tensor, rows: slice, columns: slice | Tensor) -> Tensor:
-        """The same as `self(masks)[:, rows, columns]`, without the rest.
+    def window(
+        self, masks: Tensor, rows: slice, columns: slice | Tensor, queries: Tensor | None = None
+    ) -> Tensor:
+        """The same as `self(masks[queries])[:, rows, columns]`, without the rest.
 
         Args:
             masks: (n, h, w) float32 logits.
             rows: not empty, with start and stop.
             columns: such a slice, or ascending indices.
+            queries: indices; None for all.
         """
         of_rows = self._stages(masks.shape[1], 0, rows, masks.device)
         of_columns = self._stages(masks.shape[2], 1, columns, masks.device)
         first, last = int(of_rows[0].low[0]), int(of_rows[0].high[-1])
         x = masks[:, first : last + 1]   # the other rows take no part in the pass along them
+        x = x if queries is None else x[queries]
         of_rows[0] = of_rows[0].moved(-first)
         for down, across in zip(of_rows, of_columns, strict=True):
             x = _interpolate(_interpolate(x, 2, across), 1, down)

@@ -17,6 +17,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from segcore.masks import LayeredMasks
 from segcore.ops import speed_up_linears
 from segcore.registry import register_once
 
@@ -140,7 +141,8 @@ class OneFormer(nn.Module):
                 "semantic_labels" True: the class of every pixel, (H, W), under "semantic_labels"
                 in place of all classes' scores, which take many times the memory;
                 "least_score": instances that score less are left out.
-                Training: "instances" with gt_classes (M,) and gt_masks (M, h, w), and
+                Training: "instances" with gt_classes (M,) and gt_masks (M, h, w), a tensor, Detectron2's
+                BitMasks or `LayeredMasks`, and
                 "text_tokens" (U, T) int64, "text_index" (N,) int64 as the mapper makes them.
 
         Returns:
@@ -164,7 +166,7 @@ class OneFormer(nn.Module):
                     f"an image must be (3, height, width) with pixels, got {tuple(image.shape)}"
                     f" for {x.get('file_name', 'an input without file_name')}"
                 )
-            image = image.to(self.device)
+            image = image.to(self.device, non_blocking=True)
             images.append((image - self.pixel_mean) / self.pixel_std)
         return ImageList.from_tensors(images, self.size_divisibility)
 
@@ -174,10 +176,11 @@ class OneFormer(nn.Module):
         fp32 whatever the model's precision: the raw token ids reach 49407, which fp16 and bf16 round.
         """
         first, second = self.task_mlp.layers
-        ids = torch.zeros(len(tasks), first.in_features, device=self.device)
+        ids = torch.zeros(len(tasks), first.in_features)
         for row, task in zip(ids, tasks, strict=True):
             tokens = TASK_TOKEN_IDS[task]
             row[: len(tokens)] = torch.tensor(tokens, dtype=ids.dtype)
+        ids = ids.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, enabled=False):
             hidden = F.relu(F.linear(ids, first.weight.float(), first.bias.float()))
             return F.linear(hidden, second.weight.float(), second.bias.float())
@@ -298,23 +301,26 @@ class OneFormer(nn.Module):
         if any(len(asked) != 1 for asked in tasks):
             raise ValueError(f"a training image has exactly one task, got {tasks}")
         images = self._prepare_images(batched_inputs)
-        targets = self._targets(batched_inputs, images.tensor.shape[-2:])
+        targets = self._targets(batched_inputs)
         memory = self.sem_seg_head(self.backbone(images.tensor))
         task = self.embed_tasks([asked for (asked,) in tasks])
         output = self.sem_seg_head.predictor(memory, task, auxiliary=self.deep_supervision)
-        return self.criterion(output, targets, self._texts(batched_inputs, output.queries.shape[1]))
+        pending = self.criterion.match(output, targets, images.tensor.shape[-2:])
+        # The texts are encoded while the matching costs travel to the CPU.
+        texts = self._texts(batched_inputs, output.queries.shape[1])
+        return self.criterion(output, pending, texts)
 
-    def _targets(self, batched_inputs: list[dict], canvas: torch.Size) -> list[Target]:
+    def _targets(self, batched_inputs: list[dict]) -> list[Target]:
         targets = []
         for x in batched_inputs:
             if "instances" not in x:
                 name = x.get("file_name", "")
                 raise ValueError(f"training input {name!r} has no 'instances' with gt_masks")
-            instances = x["instances"].to(self.device)
-            masks = instances.gt_masks
-            masks = masks.tensor if hasattr(masks, "tensor") else masks
-            masks = F.pad(masks, (0, canvas[1] - masks.shape[-1], 0, canvas[0] - masks.shape[-2]))
-            targets.append(Target(instances.gt_classes, masks))
+            masks = x["instances"].gt_masks
+            if not isinstance(masks, LayeredMasks):
+                masks = LayeredMasks.from_tensor(masks.tensor if hasattr(masks, "tensor") else masks)
+            labels = x["instances"].gt_classes.to(self.device, non_blocking=True)
+            targets.append(Target(labels, masks.to(self.device, non_blocking=True)))
         return targets
 
     def _texts(self, batched_inputs: list[dict], num_queries: int) -> Tensor | None:

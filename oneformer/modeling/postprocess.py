@@ -150,9 +150,9 @@ def _compete(scores: Tensor, mask_logits: Tensor, resize: MaskResizer) -> tuple[
         tiles = (~closed[i]).nonzero()[:, 0]
         chosen = (rivals[:, i, tiles] | unsure[:, i, tiles]).any(1).nonzero()[:, 0]
         # The chosen are counted pixel by pixel, no longer as whole tiles.
-        covered[chosen] -= (inside[chosen][:, i, tiles] * pixels[i, tiles]).sum(1)
+        covered[chosen] -= (inside[:, i, tiles][chosen] * pixels[i, tiles]).sum(1)
         for rows, columns in _pieces(i, tiles, size, len(chosen)):
-            probs = resize.window(mask_logits[chosen], rows, columns).sigmoid_()
+            probs = resize.window(mask_logits, rows, columns, chosen).sigmoid_()
             mine = probs >= 0.5
             winner = probs.mul_(scores[chosen, None, None]).argmax(0)
             visible = mine.gather(0, winner[None])[0]

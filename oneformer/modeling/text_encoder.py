@@ -73,10 +73,11 @@ class TextEncoder(nn.Module):
             nn.init.normal_(block.mlp.c_proj.weight, std=projection_std)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(U, T) int64 ids -> (U, W)."""
+        """(U, T) int64 ids -> (U, W). Give them on the CPU: their length is read, which would wait for a GPU."""
         end = tokens.argmax(dim=1)   # the end-of-text id is the largest of the vocabulary
         # Causal: what follows the end of the longest string changes nothing, so it is not computed.
         tokens = tokens[:, : int(end.max()) + 1]
+        tokens, end = (t.to(self.token_embedding.weight.device, non_blocking=True) for t in (tokens, end))
         length = tokens.shape[1]
         x = self.token_embedding(tokens) + self.positional_embedding[:length]
         mask = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()[None, None]
@@ -106,7 +107,8 @@ class TextBranch:
         device = self.context.weight.device
         unique, inverse = torch.unique(torch.cat(tokens), dim=0, return_inverse=True)
         rows = inverse.split([len(t) for t in tokens])
-        features = self.projector(self.encoder(unique.to(device)))
-        place = torch.stack([row[i] for row, i in zip(rows, index, strict=True)]).to(device)
+        features = self.projector(self.encoder(unique))
+        place = torch.stack([row[i] for row, i in zip(rows, index, strict=True)])
+        place = place.to(device, non_blocking=True)
         context = self.context.weight.to(features.dtype).expand(len(tokens), -1, -1)
         return torch.cat((F.embedding(place, features), context), dim=1)

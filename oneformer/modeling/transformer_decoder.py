@@ -61,14 +61,19 @@ class DecoderOutput:
 
     Attributes:
         class_logits: (B, Q, K + 1).
-        mask_logits: (B, Q, H, W).
+        mask_logits: (B, Q, H, W), without gradient: a loss takes those of the queries it needs from
+            `mask_embeddings` and `mask_features`.
         queries: (B, Q, C) before the masked layers; the contrastive loss ties them to the text.
         auxiliary: (class_logits, mask_logits) after each earlier layer, when they were asked for.
+        mask_embeddings: (B, Q, mask_dim) of each prediction, the last one first, then those of `auxiliary`.
+        mask_features: (B, mask_dim, H, W); mask_logits is their product.
     """
 
     class_logits: Tensor
     mask_logits: Tensor
     queries: Tensor
+    mask_embeddings: list[Tensor]
+    mask_features: Tensor
     auxiliary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -189,22 +194,31 @@ class OneFormerDecoder(nn.Module):
         objects = self.class_transformer(task, position[:-1], memory.query_init)
         queries = torch.cat((objects, task[:, None]), dim=1)
 
-        x, predictions = queries, []
+        x, predictions, embeddings = queries, [], []
         for i in range(len(self.transformer_ffn_layers)):
             level, x_norm = i % NUM_LEVELS, self.decoder_norm(x)
+            embedding = self.mask_embed(x_norm)
             if auxiliary:
-                mask_logits = self._mask_logits(x_norm, memory.mask_features)
+                mask_logits = _mask_logits(embedding, memory.mask_features)
                 predictions.append((self.class_embed(x_norm), mask_logits))
-                mask = attention_mask(_resize(mask_logits.detach(), memory.sizes[level]))
+                embeddings.append(embedding)
+                mask = attention_mask(_resize(mask_logits, memory.sizes[level]))
             else:
-                mask = attention_mask(self._mask_logits(x_norm, memory.level_features[level]))
+                mask = attention_mask(_mask_logits(embedding, memory.level_features[level]))
             if self.use_checkpoint and self.training:
                 x = checkpoint(self._layer, i, x, *memory.layers[i], mask, use_reentrant=False)
             else:
                 x = self._layer(i, x, *memory.layers[i], mask)
         x_norm = self.decoder_norm(x)
-        mask_logits = self._mask_logits(x_norm, memory.mask_features)
-        return DecoderOutput(self.class_embed(x_norm), mask_logits, queries, predictions)
+        embedding = self.mask_embed(x_norm)
+        return DecoderOutput(
+            self.class_embed(x_norm),
+            _mask_logits(embedding, memory.mask_features),
+            queries,
+            [embedding, *embeddings],
+            memory.mask_features,
+            predictions,
+        )
 
     def _layer(self, i: int, x: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         position = self.query_embed.weight
@@ -212,8 +226,10 @@ class OneFormerDecoder(nn.Module):
         x = self.transformer_self_attention_layers[i](x, position)
         return self.transformer_ffn_layers[i](x)
 
-    def _mask_logits(self, x: Tensor, mask_features: Tensor) -> Tensor:
-        return torch.einsum("bqc,bchw->bqhw", self.mask_embed(x), mask_features)
+
+@torch.no_grad()
+def _mask_logits(embedding: Tensor, mask_features: Tensor) -> Tensor:
+    return torch.einsum("bqc,bchw->bqhw", embedding, mask_features)
 
 
 @torch.no_grad()

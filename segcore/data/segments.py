@@ -82,8 +82,3 @@ def unpack(packed: np.ndarray) -> np.ndarray:
     if packed.ndim == 2:
         return packed
     return packed[..., 0] | packed[..., 1].astype(np.uint16) << 8
-
-
-def one_hot(slots: np.ndarray, count: int) -> np.ndarray:
-    """(H, W) numbers -> (count, H, W) bool masks of the numbers 0 .. count - 1; others are in no mask."""
-    return slots[None] == np.arange(count, dtype=slots.dtype)[:, None, None]

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from segcore.engine.replay import derive_seed, seed_everything
 from segcore.engine.sharding import is_sharded, load_optimizer_state, whole_optimizer_state
+from segcore.ops.linear import fastest
 from segcore.solver import GradientClipper
 
 # fp16 starts from a loss scale of 2**16 and halves it at each overflow. After this many
@@ -113,7 +114,7 @@ class StepTrainer(SimpleTrainer):
         seed_everything(derive_seed(self.seed, self.iter, number, comm.get_rank()))
         last = number == self.accumulate - 1
         with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():
-            with self.precision.autocast():
+            with self.precision.autocast(), fastest():
                 loss_dict = self.model(batch)
             if isinstance(loss_dict, torch.Tensor):
                 loss_dict = {"total_loss": loss_dict}

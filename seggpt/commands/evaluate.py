@@ -11,4 +11,4 @@ def main(argv: Sequence[str], prog: str) -> int:
     """Evaluate as the command line says; returns the exit status."""
     from segcore.engine.command import evaluate
 
-    return evaluate({"SegGPT": load_model}, "seggpt", argv, prog)
+    return evaluate({"SegGPT": load_model, "SegGPTTuner": load_model}, "seggpt", argv, prog)

@@ -19,4 +19,4 @@ def main(argv: Sequence[str], prog: str) -> int:
     """Train as the command line says; returns the exit status."""
     from segcore.engine.command import train
 
-    return train({"SegGPT": load_model}, "seggpt", argv, prog)
+    return train({"SegGPT": load_model, "SegGPTTuner": load_model}, "seggpt", argv, prog)

@@ -6,12 +6,14 @@ augmentation.py  crops, flips and colours of a picture and its map
 colouring.py     the random colour table of an episode
 masking.py       which patches of the target are hidden
 episodes.py      all of it: a record -> a stitched canvas
+queries.py       a record -> a question with its whole target, for in-context tuning
 """
 
 from segcore.data import MAPPER_REGISTRY
 from segcore.registry import register_once
 
 from .episodes import EpisodeMapper
+from .queries import QueryMapper
 
 
 @register_once(MAPPER_REGISTRY)
@@ -20,4 +22,10 @@ def seggpt_episode(cfg, is_train: bool = True) -> EpisodeMapper:
     return EpisodeMapper(cfg, is_train)
 
 
-__all__ = ["EpisodeMapper", "seggpt_episode"]
+@register_once(MAPPER_REGISTRY)
+def seggpt_query(cfg, is_train: bool = True) -> QueryMapper:
+    """Registered as INPUT.DATASET_MAPPER_NAME "seggpt_query"."""
+    return QueryMapper(cfg, is_train)
+
+
+__all__ = ["EpisodeMapper", "QueryMapper", "seggpt_episode", "seggpt_query"]

@@ -239,7 +239,7 @@ def source_arguments(cfg) -> list[Source]:
     things_only = _per_source(e.THINGS_ONLY, names, "THINGS_ONLY")
     sources = []
     for k, name in enumerate(names):
-        metadata = MetadataCatalog.get(name)
+        metadata = MetadataCatalog.get(cfg.DATASETS.CLASSES or name)
         classes = len(metadata.get("stuff_classes") or metadata.get("thing_classes") or ()) or 1
         ignore = metadata.get("ignore_label")
         sources.append(Source(instance_prob[k], bool(things_only[k]), 255 if ignore is None else ignore, classes))

@@ -3,6 +3,9 @@
 counts.py     intersections and unions, mIoU, FB-IoU
 episodes.py   fixed lists of few-shot episodes
 few_shot.py   "few_shot": COCO-20i, PASCAL-5i, FSS-1000 and whatever is registered
+semantic.py   "semantic_tuned" and "semantic_by_examples": all classes of a data set
+vos.py        clips after their first frame: DAVIS's numbers, submission files
+vos_measures.py
 """
 
-from . import few_shot  # noqa: F401  (its import registers)
+from . import few_shot, semantic  # noqa: F401  (its import registers)

@@ -48,6 +48,15 @@ def draw_episodes(
     return episodes
 
 
+def draw_examples(members: dict[int, Sequence[int]], shots: int, seed: int) -> dict[int, list[int]]:
+    """`shots` records of each class, or all that it has: class -> numbers."""
+    rng = np.random.default_rng(seed)
+    return {
+        category: [int(n) for n in rng.choice(numbers, min(shots, len(numbers)), replace=False)]
+        for category, numbers in sorted(members.items())
+    }
+
+
 def members_by_category(categories: Sequence[set[int]]) -> dict[int, list[int]]:
     """Record -> classes, turned round: class -> numbers of its records, ascending."""
     members = defaultdict(list)

@@ -67,11 +67,12 @@ class RecordReader:
     """Examples of a registered data set, by category.
 
     Args:
-        records: its Detectron2 records. ignore_label: of its label PNGs.
+        records: its Detectron2 records. metadata: of which the ignore_label of its label PNGs is taken.
     """
 
-    def __init__(self, records: Sequence[dict], ignore_label: int = 255):
-        self.records, self.ignore_label = records, ignore_label
+    def __init__(self, records: Sequence[dict], metadata):
+        ignore_label = metadata.get("ignore_label")
+        self.records, self.ignore_label = records, 255 if ignore_label is None else ignore_label
 
     def __call__(self, number: int, category: int) -> Example:
         record = self.records[number]
@@ -129,8 +130,7 @@ def evaluate_few_shot(
 ) -> dict[str, dict[str, float]]:
     """See `few_shot` and the keys TEST.FEW_SHOT; all shots answer the same questions."""
     metadata = MetadataCatalog.get(dataset_name)
-    ignore_label = metadata.get("ignore_label")
-    read = RecordReader(DatasetCatalog.get(dataset_name), 255 if ignore_label is None else ignore_label)
+    read = RecordReader(DatasetCatalog.get(dataset_name), metadata)
     members = members_by_category([read.categories(n, things_only) for n in range(len(read.records))])
     if classes:
         wanted = _class_indices(metadata, classes)
@@ -158,8 +158,13 @@ def _gather(counter: OverlapCounter) -> OverlapCounter:
     return total
 
 
+def class_names(metadata) -> list[str]:
+    """All classes of a data set, by class index."""
+    return list(metadata.get("stuff_classes") or metadata.get("thing_classes") or ())
+
+
 def _class_indices(metadata, names: Sequence[str]) -> set[int]:
-    known = list(metadata.get("stuff_classes") or metadata.get("thing_classes") or ())
+    known = class_names(metadata)
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"TEST.FEW_SHOT.CLASSES names {unknown[0]!r}, no class of {metadata.name}; it has {known}")

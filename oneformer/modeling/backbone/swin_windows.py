@@ -95,5 +95,9 @@ class FusedWindowAttention(WindowAttention):
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias.to(query.dtype), scale=self.scale
         )
-        attended = attended.transpose(1, 2).reshape(batch, -1, x.shape[2])
+        attended = attended.transpose(1, 2)
+        if torch.compiler.is_compiling():
+            # The kernel's output lies transposed in memory, its decomposition's does not: no view holds for both.
+            attended = attended.clone(memory_format=torch.contiguous_format)
+        attended = attended.reshape(batch, -1, x.shape[2])
         return self.proj(attended.index_select(1, windows.places))

@@ -57,25 +57,32 @@ def test_training_step(file, name, spec_dir, monkeypatch):
     model = build_model(config(name, *no_dropout, "MODEL.SWIN.DROP_PATH_RATE", 0.0)).train()
     fill_weights(model, spec_dir)
     matches = []
-    match = model.criterion.match
-    monkeypatch.setattr(model.criterion, "match", lambda *args: matches.extend(match(*args)) or matches)
+    finish = model.criterion.matcher.finish
+    monkeypatch.setattr(
+        model.criterion.matcher, "finish", lambda *args: matches.append(finish(*args)) or matches[0]
+    )
     monkeypatch.setattr(torch, "rand", r2_points)
     if golden["sampler"] == "uniform":
+        num_points = model.criterion.num_points
         monkeypatch.setattr(
-            criterion,
-            "get_uncertain_point_coords_with_randomness",
-            lambda logits, _, num_points, *__: r2_points(len(logits), num_points, 2),
+            criterion, "uncertain_points", lambda logits, *_: r2_points(len(logits), num_points, 2)
         )
-    losses = model([training_input(golden, i) for i in range(2)])
+    batch = [training_input(golden, i) for i in range(2)]
+    losses = model(batch)
 
     expected = golden.json("losses_weighted")
     assert losses.keys() == expected.keys()
     for key, value in expected.items():
         assert losses[key].item() == pytest.approx(value, rel=1e-4, abs=1e-6), key
+    first = [0, len(batch[0]["instances"])]
     for layer, images in enumerate(golden.json("match_indices")):
-        for image, (queries, targets) in enumerate(images):
-            ours = {tuple(pair) for pair in matches[image][layer].T.tolist()}
-            assert ours == set(zip(queries, targets)), (layer, image)
+        ours = set(zip(*(part[layer].tolist() for part in matches[0])))
+        theirs = {
+            (image, query, first[image] + target)
+            for image, pairs in enumerate(images)
+            for query, target in zip(*pairs)
+        }
+        assert ours == theirs, layer
 
     sum(losses.values()).backward()
     errors = []

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segcore.data.images import read_panoptic_ids
-from segcore.data.segments import index_map, one_hot, pack, unpack
+from segcore.data.segments import index_map, pack, unpack
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 3000])
@@ -42,11 +42,3 @@ def test_png_ids(tmp_path):
     path = tmp_path / "pan.png"
     Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(path)
     assert (read_panoptic_ids(str(path)) == ids).all()
-
-
-def test_one_hot_of_nothing():
-    assert one_hot(np.zeros((2, 3), np.uint8), 0).shape == (0, 2, 3)
-    assert one_hot(np.array([[0, 1, 2]], np.uint8), 2).tolist() == [
-        [[True, False, False]],
-        [[False, True, False]],
-    ]

@@ -1,0 +1,93 @@
+"""Frames per second of a video: frame after frame, and with decoding ahead and drawing and writing behind.
+
+    python benchmarks/video.py [--frames 40] [--size 480 640] [--weights FILE] [--device cpu]
+
+Makes a clip, then runs the same steps both ways: decode, all three tasks, draw, encode. On a processor whose cores
+the model fills by itself little can overlap; with the model on a GPU all of it can. Ends with one JSON line;
+`--output` keeps it in a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# This file's folder would hide the package of the same name.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from oneformer import OneFormerPredictor  # noqa: E402
+from segcore.overlap import Behind, ahead  # noqa: E402
+from segcore.video import VideoSource, VideoWriter  # noqa: E402
+from segcore.visualization import render  # noqa: E402
+
+
+def main() -> None:
+    args = parse()
+    predictor = OneFormerPredictor(weights=args.weights, device=args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        make_clip(clip, args.frames, tuple(args.size))
+        one_after_the_other(predictor, clip, 2)
+        seconds: dict[str, list[float]] = {"one after the other": [], "overlapped": []}
+        for _ in range(args.repeats):
+            for name, run in zip(seconds, (one_after_the_other, overlapped)):
+                start = time.perf_counter()
+                run(predictor, clip, args.frames)
+                seconds[name].append(time.perf_counter() - start)
+    rates = {name: args.frames / statistics.median(values) for name, values in seconds.items()}
+    for name, rate in rates.items():
+        print(f"{name}: {rate:.2f} frames/s")
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(predictor.device)}
+    result = {"benchmark": "oneformer_video", "frames_per_second": rates, "size": args.size, "frames": args.frames,
+              "repeats": args.repeats, "machine": machine}
+    print(json.dumps(result))
+    if args.output:
+        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--frames", type=int, default=40)
+    p.add_argument("--size", type=int, nargs=2, default=[480, 640], metavar=("HEIGHT", "WIDTH"))
+    p.add_argument("--weights", help="default: the bundled ones")
+    p.add_argument("--device", help="default: what the machine has")
+    p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--output", help="JSON file for the result")
+    return p.parse_args()
+
+
+def make_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
+    """A gradient that moves under fixed noise."""
+    noise = np.random.default_rng(0).integers(0, 60, (*size, 3))
+    ramp = np.linspace(0, 180, size[1])[None, :, None]
+    with VideoWriter(path, 25) as video:
+        for i in range(frames):
+            video.add((noise + np.roll(ramp, 8 * i, axis=1)).astype(np.uint8))
+
+
+def one_after_the_other(predictor: OneFormerPredictor, clip: Path, frames: int) -> None:
+    with VideoWriter(clip.with_name("result.mp4"), 25) as movie:
+        for _, frame in zip(range(frames), VideoSource(str(clip))):
+            movie.add(render(frame, predictor(frame, "all"), "panoptic"))
+
+
+def overlapped(predictor: OneFormerPredictor, clip: Path, frames: int) -> None:
+    with VideoWriter(clip.with_name("result.mp4"), 25) as movie, Behind() as behind:
+
+        def write(frame, prediction):
+            movie.add(render(frame, prediction, "panoptic"))
+
+        for _, frame in zip(range(frames), ahead(VideoSource(str(clip)))):
+            behind.submit(write, frame, predictor(frame, "all"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""OneFormer as a graph of tensors, for `segcore.export`.
+
+Shapes:  H, W size of the image, Q queries, K classes (without "no object").
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from segcore.export import Graph
+
+from .modeling.oneformer import OneFormer
+from .tasks import TASKS
+
+
+class OneFormerGraph(nn.Module):
+    """One picture and the number of a task in, what the queries found out.
+
+    The task embeddings are computed once, in fp32, and are constants of the file.
+    """
+
+    def __init__(self, model: OneFormer):
+        super().__init__()
+        self.model = model
+        with torch.no_grad():
+            self.register_buffer("task_embeddings", model.embed_tasks(TASKS))
+
+    def forward(self, image: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            image: (1, 3, H, W) float, 0..255, in the channel order of the config's INPUT.FORMAT.
+            task: (1,) int64, its place in `oneformer.tasks.TASKS`.
+
+        Returns:
+            class logits (1, Q, K + 1) and mask logits (1, Q, H / 4, W / 4), as `OneFormer.predict_queries`.
+        """
+        model = self.model
+        memory = model.sem_seg_head(model.backbone((image - model.pixel_mean) / model.pixel_std))
+        output = model.sem_seg_head.predictor(memory, self.task_embeddings[task])
+        return output.class_logits.float(), output.mask_logits.float()
+
+
+def oneformer_graph(model: OneFormer, height: int, width: int, task: str = TASKS[0], *, seed: int = 0) -> Graph:
+    """The graph of a model for pictures of one size, with a random picture as example.
+
+    Raises:
+        ValueError: if the size is not a multiple of what the model pads to.
+    """
+    if (height, width) != model.padded_size((height, width)):
+        raise ValueError(
+            f"height and width must be multiples of {model.size_divisibility}, got {height}x{width}; "
+            f"{'x'.join(map(str, model.padded_size((height, width))))} would do")
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
+    inputs = {"image": image, "task": torch.tensor([TASKS.index(task)])}
+    return Graph(OneFormerGraph(model).eval(), inputs, ["class_logits", "mask_logits"])

@@ -1,0 +1,58 @@
+"""Training through the engine: the mini config on a few scenes learns, evaluates and tunes a prompt."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from segcore.data import builtin
+from segcore.data.kinds import writer
+from segcore.engine import main
+from seggpt.commands.train import load_model
+from tests.conftest import REPO
+
+MODELS = {"SegGPT": load_model, "SegGPTTuner": load_model}
+CONFIG = str(REPO / "configs/seggpt/seggpt_mini.yaml")
+SMALL = [
+    "MODEL.DEVICE", "cpu", "MODEL.SEGGPT.EMBED_DIM", "64", "MODEL.SEGGPT.DEPTH", "2", "MODEL.SEGGPT.NUM_HEADS", "2",
+    "MODEL.SEGGPT.OUT_BLOCKS", "[0,1]", "DATALOADER.NUM_WORKERS", "0", "SOLVER.IMS_PER_BATCH", "4",
+    "SOLVER.AMP.ENABLED", "False", "OUTPUT_WRITERS", "['json']",
+]  # fmt: skip
+
+
+@pytest.fixture
+def few_scenes(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SCENES", {"train": 24, "val": 24, "seen": 1})
+    kinds = (1, 30, 60, 100, 333)
+    monkeypatch.setattr(writer, "_SPLITS", {split: (i, kinds) for i, split in enumerate(writer._SPLITS)})
+    monkeypatch.setattr(builtin, "_chosen_root", None)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
+    return tmp_path
+
+
+def run(folder, config: str, *pairs: str) -> list[float]:
+    assert main(MODELS, ["--config-file", config, *SMALL, "OUTPUT_DIR", str(folder), *pairs]) == 0
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [line["total_loss"] for line in lines if "total_loss" in line]
+
+
+def test_it_learns_evaluates_and_tunes(few_scenes):
+    episodes = ["TEST.FEW_SHOT.EPISODES", "4", "TEST.FEW_SHOT.SHOTS", "[1,2]"]
+    losses = run(
+        few_scenes / "train", CONFIG, "SOLVER.MAX_ITER", "60", "SOLVER.WARMUP_ITERS", "10",
+        "DATASETS.TEST", "['kinds_panoptic_val']", *episodes,
+    )  # fmt: skip
+    assert losses[-1] < 0.9 * losses[0]
+    found = json.loads((few_scenes / "train" / "metrics_final.json").read_text())
+    assert set(found) == {"1-shot", "2-shot", "no model"}
+    assert found["1-shot"]["episodes"] == 4 and 0 < found["no model"]["all foreground"] < 50
+
+    network = few_scenes / "train" / "model_final.pth"
+    losses = run(
+        few_scenes / "tune", CONFIG, "MODEL.META_ARCHITECTURE", "SegGPTTuner",
+        "MODEL.SEGGPT.TUNING.NETWORK", str(network), "INPUT.DATASET_MAPPER_NAME", "seggpt_query",
+        "SOLVER.MAX_ITER", "20", "SOLVER.BASE_LR", "0.1", "SOLVER.WEIGHT_DECAY", "0.0", "SOLVER.WARMUP_ITERS", "1",
+        "SOLVER.EMA.ENABLED", "False", "DATASETS.TEST", "[]",
+    )  # fmt: skip
+    assert len(losses) == 1 and losses[0] > 0
