@@ -1,4 +1,4 @@
-"""Pack a trained OneFormer into one file that the demo runs without a config.
+"""Pack a trained OneFormer or SegGPT into one file that its demo runs without a config.
 
 python tools/export_portable.py --config-file configs/facade/oneformer_compact.yaml \
     --weights output/facade/model_final.pth --terms "research use only, ..." --output model.safetensors
@@ -10,24 +10,25 @@ import argparse
 import sys
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from oneformer import add_oneformer_config
 from segcore.checkpoint import Checkpointer, save_portable
+from segcore.engine.ema import load_average
+from seggpt import add_seggpt_config
 
 
 def main() -> None:
     args = parse_args()
-    cfg = get_cfg()
-    add_oneformer_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list([*args.opts, "MODEL.DEVICE", "cpu", "MODEL.IS_TRAIN", False])
+    cfg = read_config(args.config_file, args.opts)
     if not cfg.DATASETS.TEST or cfg.DATASETS.TEST[0] not in DatasetCatalog:
         raise ValueError(f"DATASETS.TEST is {cfg.DATASETS.TEST}; its first set, registered, names the classes")
     model = build_model(cfg)
-    Checkpointer(model).load(args.weights)
+    rest = Checkpointer(model).load(args.weights, checkpointables=[])
+    if cfg.SOLVER.EMA.ENABLED and "ema" in rest:  # what training evaluates
+        load_average(model, rest["ema"])
     save_portable(
         model,
         cfg,
@@ -38,6 +39,18 @@ def main() -> None:
         keep_float32=["task_mlp."],  # its input is raw token ids up to 49407
     )
     print(f"wrote {args.output}")
+
+
+def read_config(path: str, pairs: list[str]):
+    """The config of either model, for inference on a CPU."""
+    seggpt = CfgNode.load_yaml_with_base(path).get("MODEL", {}).get("META_ARCHITECTURE") == "SegGPT"
+    cfg = get_cfg()
+    (add_seggpt_config if seggpt else add_oneformer_config)(cfg)
+    cfg.merge_from_file(path)
+    cfg.merge_from_list([*pairs, "MODEL.DEVICE", "cpu"])
+    if "IS_TRAIN" in cfg.MODEL:
+        cfg.MODEL.IS_TRAIN = False
+    return cfg
 
 
 def parse_args() -> argparse.Namespace:
