@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported; without it every refusal waits for retries
 
 
 def chromium() -> str | None:
@@ -64,4 +65,3 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")

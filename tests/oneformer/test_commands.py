@@ -59,7 +59,7 @@ def test_train_and_evaluate_hand_over_their_words(monkeypatch):
     assert oneformer.commands.main(["train", "--config-file", "c.yaml", "SOLVER.MAX_ITER", "5"]) == 0
     assert seggpt.commands.main(["evaluate", "--weights", "w.pth", "MODEL.DEVICE", "cpu"]) == 0
     (models, train), (others, evaluate) = started
-    assert list(models) == ["OneFormer"] and list(others) == ["SegGPT"]
+    assert list(models) == ["OneFormer"] and list(others) == ["SegGPT", "SegGPTTuner"]
     assert (train.config_file, train.eval_only, train.opts) == ("c.yaml", False, ["SOLVER.MAX_ITER", "5"])
     assert evaluate.eval_only and evaluate.opts == ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "w.pth"]
 

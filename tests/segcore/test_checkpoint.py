@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import pickle
 
@@ -22,6 +23,14 @@ from segcore.checkpoint import (
     register_model_rules,
     save_portable,
 )
+
+
+@pytest.fixture(autouse=True)
+def logging_is_not_set_up():
+    """As in a program of a few lines: a report is printed. Other tests of this process may have set it up."""
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 class Toy(nn.Module):

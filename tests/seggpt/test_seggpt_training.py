@@ -40,7 +40,7 @@ def run(folder, config: str, *pairs: str) -> list[float]:
 def test_it_learns_evaluates_and_tunes(few_scenes):
     episodes = ["TEST.FEW_SHOT.EPISODES", "4", "TEST.FEW_SHOT.SHOTS", "[1,2]"]
     losses = run(
-        few_scenes / "train", CONFIG, "SOLVER.MAX_ITER", "60", "SOLVER.WARMUP_ITERS", "10",
+        few_scenes / "train", CONFIG, "SOLVER.MAX_ITER", "160", "SOLVER.WARMUP_ITERS", "10",
         "DATASETS.TEST", "['kinds_panoptic_val']", *episodes,
     )  # fmt: skip
     assert losses[-1] < 0.9 * losses[0]

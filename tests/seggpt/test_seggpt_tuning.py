@@ -47,7 +47,7 @@ def test_only_the_prompt_learns_and_the_loss_falls(task):
     before = {k: v.clone() for k, v in tuner.model.state_dict().items()}
     optimizer = torch.optim.AdamW([tuner.prompt_image, tuner.prompt_target], lr=0.1, weight_decay=0)
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         loss = tuner(batch)["loss_inpaint"]
         optimizer.zero_grad()
         loss.backward()

@@ -33,7 +33,9 @@ def test_exif_turns_it_upright(tmp_path):
 def test_other_modes_become_rgb(tmp_path, mode):
     grey = Image.fromarray(np.array([[0, 255]], np.uint8))
     path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
-    image = read_photo(saved(grey.convert("RGB").convert(mode), path))
+    # Compressed: Pillow 12.3 cannot read the plain YCbCr TIFF that it writes.
+    options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}
+    image = read_photo(saved(grey.convert("RGB").convert(mode), path, **options))
     assert image.dtype == np.uint8 and image.shape == (1, 2, 3)
     np.testing.assert_allclose(image.astype(int), [[[0] * 3, [255] * 3]], atol=2)
 
