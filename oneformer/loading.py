@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import yaml
@@ -16,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint import Checkpointer, bundled_weights, load_portable
 from segcore.checkpoint.hub import fetch_portable
 from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
@@ -26,8 +25,6 @@ from segcore.predictions import Classes
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
 from .config import add_oneformer_config
 from .inference import build_inference
-
-_BUNDLED = Path(__file__).resolve().parents[1] / "demo" / "weights"
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,6 @@ class Loaded:
     terms: str
 
 
-def bundled_weights() -> str:
-    """The path of the small weights that come with this repository.
-
-    Raises:
-        FileNotFoundError: if there are none.
-    """
-    found = sorted(_BUNDLED.glob("oneformer*.safetensors"))
-    if not found:
-        raise FileNotFoundError(
-            f"there are no bundled weights: no oneformer*.safetensors in {_BUNDLED}; run inside a full clone "
-            "of the repository, or give weights (and, unless they are a portable file, a config)"
-        )
-    return str(found[0])
-
-
 def build_loaded(
     cfg: CfgNode | str | os.PathLike | None = None,
     weights: str | os.PathLike | None = None,
@@ -90,7 +72,7 @@ def build_loaded(
     """
     terms = ""
     if cfg is None:
-        path = os.fspath(weights) if weights is not None else bundled_weights()
+        path = os.fspath(weights) if weights is not None else bundled_weights("oneformer")
         if path.startswith(HUB_PREFIX):
             path = fetch_portable(path)
         cfg, terms = build_portable_config(path)

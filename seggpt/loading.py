@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from safetensors import SafetensorError, safe_open
 
-from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint import Checkpointer, bundled_weights, load_portable
 from segcore.checkpoint.reading import CONFIG_FILE
 from seggpt.config import add_seggpt_config, check_is_seggpt, configured_weights, read_config
 from seggpt.convert import model_config
@@ -58,7 +58,8 @@ def build_loaded(
         cfg: Detectron2 config or the path of its YAML. None takes the one inside of a portable file or
             of a Hugging Face folder, and for other files the released ViT-L's.
         weights: portable `.safetensors`, a released `.pth`, a Hugging Face folder or `hf:ORG/NAME` (this one
-            with the released ViT-L's config unless `cfg` says otherwise); None takes `cfg.MODEL.WEIGHTS`.
+            with the released ViT-L's config unless `cfg` says otherwise); None takes `cfg.MODEL.WEIGHTS`, and
+            without `cfg` the bundled weights.
         device: by default the GPU where there is one.
         dtype: of the weights and of what is computed with them: float32 (default), bfloat16 or float16.
 
@@ -69,12 +70,9 @@ def build_loaded(
     if isinstance(cfg, (str, os.PathLike)):
         cfg = read_config(cfg)
     if weights is None:
-        weights = configured_weights(cfg) if cfg is not None else ""
+        weights = configured_weights(cfg) if cfg is not None else bundled_weights("seggpt")
     if not os.fspath(weights):
-        raise ValueError(
-            "no weights: SegGPT comes without bundled ones; give a file or folder (and a config, "
-            "unless it is a portable file, a Hugging Face folder or the released ViT-L)"
-        )
+        raise ValueError("no weights in the config: set MODEL.WEIGHTS, or give a file or folder")
     arguments = SegGPT.from_config(cfg) if cfg is not None else _own_arguments(os.fspath(weights))
     model = SegGPT(**arguments)
     load_weights(model, weights)

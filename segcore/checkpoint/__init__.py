@@ -4,9 +4,11 @@
 * `converters`: the registry by which a model package teaches foreign key spellings.
 * `matching`: the check of a state dict against a model, before anything is copied.
 * `checkpointer`: the Detectron2 checkpointer built from the three.
+* `bundled`: where the small weights of this repository are.
 * `portable`: one small file with weights, config, classes and the terms of the data.
 """
 
+from .bundled import bundled_weights
 from .checkpointer import Checkpointer
 from .converters import register_converter, register_model_rules
 from .matching import LoadReport
@@ -17,6 +19,7 @@ __all__ = [
     "Checkpointer",
     "LoadReport",
     "RawCheckpoint",
+    "bundled_weights",
     "load_portable",
     "read_checkpoint",
     "register_converter",

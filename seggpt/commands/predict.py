@@ -9,9 +9,11 @@
   # OneFormer finds the objects of one picture, SegGPT finds them again in the others
   {prog} --weights W --prompt-from oneformer --prompt-image first.jpg --input 'next/*.jpg'
 
-There are no bundled SegGPT weights. What it writes under --output, for a picture NAME: NAME_labels.png (label map,
-DAVIS's palette), NAME_painting.png (the network's colours), NAME_overlay.jpg; for a clip NAME: NAME/masks/*.png and
-NAME/overlay.mp4; and joint.jpg, which shows prompts, their masks and results together.
+Without --weights and --config-file the small bundled weights are used, which were trained on drawn scenes alone.
+
+What it writes under --output, for a picture NAME: NAME_labels.png (label map, DAVIS's palette), NAME_painting.png
+(the network's colours), NAME_overlay.jpg; for a clip NAME: NAME/masks/*.png and NAME/overlay.mp4; and joint.jpg,
+which shows prompts, their masks and results together.
 """
 
 from __future__ import annotations
@@ -179,11 +181,6 @@ def tell(report: Report, what: str, folder: str | Path) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for arguments that do not go together, before anything is loaded."""
-    if not args.weights and not args.config_file:
-        raise ValueError(
-            "SegGPT comes without bundled weights: give --weights (BAAI's seggpt_vit_large.pth, "
-            "a Hugging Face folder, a file trained here), and --config-file where they do not say"
-        )
     if args.prompts and (args.prompt_image or args.prompt_mask or args.prompt_from):
         raise ValueError("--prompts replaces --prompt-image, --prompt-mask and --prompt-from")
     if args.prompt_from and args.prompt_mask:

@@ -97,8 +97,9 @@ def test_wrong_names_and_places(hub, weights, tmp_path, capsys):
     assert "give --to ORG/NAME" in capsys.readouterr().err
 
 
-def test_torch_hub(repo, weights):
+def test_torch_hub(repo, weights, monkeypatch, tmp_path):
     predictor = torch.hub.load(str(repo), "oneformer", source="local", weights=weights, device="cpu", confidence=0.3)
     assert isinstance(predictor, OneFormerPredictor) and predictor.confidence == 0.3
-    with pytest.raises(ValueError, match="no weights"):
+    monkeypatch.setattr("segcore.checkpoint.bundled.FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no bundled weights"):
         torch.hub.load(str(repo), "seggpt", source="local")

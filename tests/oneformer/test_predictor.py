@@ -10,7 +10,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from safetensors.torch import save_file
 
-from oneformer import OneFormerPredictor, loading
+from oneformer import OneFormerPredictor
+from segcore.checkpoint import bundled
 from segcore.ops.linear import fastest
 from tests.pictures import photograph, tiny_config, tiny_model, tiny_weights
 
@@ -153,14 +154,14 @@ def test_bad_calls(predictor, image, task, confidence, message):
 
 
 def test_no_bundled_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(loading, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="there are no bundled weights"):
         OneFormerPredictor()
 
 
 def test_bundled_weights_are_the_default(monkeypatch, tmp_path, weights):
     (tmp_path / "oneformer_x.safetensors").write_bytes(weights.read_bytes())
-    monkeypatch.setattr(loading, "_BUNDLED", tmp_path)
+    monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     assert OneFormerPredictor(device="cpu").weights == str(tmp_path / "oneformer_x.safetensors")
 
 

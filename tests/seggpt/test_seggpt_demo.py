@@ -185,10 +185,6 @@ def test_clips_of_one_name_and_a_picture_that_cannot_be_read(demo, files, capsys
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (
-            ["--input", "x.jpg", "--prompt-image", "a.jpg", "--prompt-mask", "a.png"],
-            "without bundled weights",
-        ),
         (["--weights", "w", "--input", "x.jpg"], "no prompt"),
         (
             ["--weights", "w", "--input", "x.jpg", "--prompt-image", "a.jpg"],

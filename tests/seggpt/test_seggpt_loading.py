@@ -85,10 +85,11 @@ def test_a_folder_saved_by_transformers(tmp_path):
     assert torch.equal(loaded.mask_token, theirs.model.embeddings.mask_token)
 
 
-def test_no_weights_and_wrong_configs_are_refused(cfg, tmp_path):
+def test_no_weights_and_wrong_configs_are_refused(cfg, tmp_path, monkeypatch):
+    monkeypatch.setattr("segcore.checkpoint.bundled.FOLDER", tmp_path)
     with pytest.raises(ValueError, match="no weights"):
         build_loaded(cfg)
-    with pytest.raises(ValueError, match="no weights"):
+    with pytest.raises(FileNotFoundError, match=r"no seggpt\*\.safetensors"):
         build_loaded()
     with pytest.raises(FileNotFoundError, match="no config file"):
         build_loaded(tmp_path / "none.yaml", "x.pth")
