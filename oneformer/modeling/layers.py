@@ -27,9 +27,11 @@ def in_token_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
         return function(x)
-    if x.shape[0] * x.shape[1] <= TOKENS_AT_ONCE:
+    tokens = x.flatten(0, 1)
+    parts = round(len(tokens) / TOKENS_AT_ONCE)  # of one size: a short last one would be slow for its size
+    if parts <= 1:
         return function(x)
-    return torch.cat([function(part) for part in x.flatten(0, 1).split(TOKENS_AT_ONCE)]).view(*x.shape[:2], -1)
+    return torch.cat([function(part) for part in tokens.tensor_split(parts)]).view(*x.shape[:2], -1)
 
 
 class MLP(nn.Module):
