@@ -75,7 +75,7 @@ def test_a_model_without_task_token_cannot_tell_tasks_apart():
     without = compact_model("MODEL.META_ARCHITECTURE", "OneFormerWithoutTask")
     told, untold = (model.embed_tasks([PANOPTIC, INSTANCE, SEMANTIC]) for model in (whole, without))
     assert not torch.equal(told[0], told[1]) and not torch.equal(told[0], told[2])
-    torch.testing.assert_close(untold, told[:1].expand(3, -1))
+    torch.testing.assert_close(untold, told[:1].expand(3, -1), rtol=1e-4, atol=0)   # another batch, other rounding
 
 
 def test_learned_queries_ignore_the_task():
