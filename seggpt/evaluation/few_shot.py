@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import inference_context
@@ -12,9 +14,11 @@ from detectron2.utils import comm
 from torch import nn
 
 from segcore.data.images import read_image
+from segcore.data.layers import read_instances
 from segcore.evaluation import PROTOCOL_REGISTRY
 from segcore.registry import register_once
 from seggpt.data.annotations import VOID, categories_of, read_label_map
+from seggpt.pictures import fit_labels
 from seggpt.predictor import SegGPTPredictor
 
 from .counts import OverlapCounter
@@ -33,19 +37,41 @@ Read = Callable[[int, int], Example]  # (record number, class) -> example
 
 
 def evaluate_episodes(
-    predictor: SegGPTPredictor, episodes: Iterable[Episode], read: Read, shots: int, ensemble: str = "feature"
+    predictor: SegGPTPredictor,
+    episodes: Iterable[Episode],
+    read: Read,
+    shots: int,
+    ensemble: str = "feature",
+    colour_of: Callable[[Episode], Sequence[int]] = lambda episode: (255, 255, 255),
 ) -> OverlapCounter:
-    """Answer episodes with their first `shots` examples; white on black, of type "semantic"."""
+    """Answer episodes with their first `shots` examples, of type "semantic".
+
+    Args:
+        colour_of: the RGB 0..255 in which an episode's examples are painted, on black.
+    """
     counter = OverlapCounter()
     for episode in episodes:
         query = read(episode.query, episode.category)
         examples = [read(number, episode.category) for number in episode.supports[:shots]]
+        colour = np.array(colour_of(episode), np.uint8)
+        paintings = [visible(e.mask, predictor.size)[..., None] * colour for e in examples]
         prompts = predictor.encode_prompts(
-            [e.image for e in examples], [e.mask for e in examples], type="semantic", ensemble=ensemble
+            [e.image for e in examples], paintings, type="semantic", ensemble=ensemble
         )
         predicted = predictor(query.image, prompts).label_map > 0
         counter.add(episode.category, predicted, query.mask, query.valid)
     return counter
+
+
+def visible(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask (H, W) bool that a canvas of `size` does not lose: one of no pixel there is grown by a pixel's worth.
+
+    Published lists hold objects of a few pixels; an example has to show at least where its object is.
+    """
+    if not mask.any() or fit_labels(mask, size, "squash").any():
+        return mask
+    kernel = np.ones([2 * math.ceil(m / s) + 1 for m, s in zip(mask.shape, size)], np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), kernel) > 0
 
 
 def trivial_answers(episodes: Iterable[Episode], read: Read) -> dict[str, OverlapCounter]:
@@ -77,6 +103,10 @@ class RecordReader:
     def __call__(self, number: int, category: int) -> Example:
         record = self.records[number]
         image = read_image(record["file_name"], "RGB")
+        if "annotations" in record or "mask_files" in record:  # objects may cover each other: all of the class count
+            masks = [i.mask for i in read_instances(record, image.shape[:2]) if i.category == category]
+            mask = np.any(masks, 0) if masks else np.zeros(image.shape[:2], bool)
+            return Example(image, mask, np.ones_like(mask))
         labels = read_label_map(record, image.shape[:2], by_instance=False, ignore_label=self.ignore_label)
         return Example(image, labels == category + 1, labels != VOID)
 
