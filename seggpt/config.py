@@ -25,6 +25,7 @@ def add_seggpt_config(cfg: CN) -> None:
     from . import data, evaluation, modeling  # noqa: F401  (their import registers)
 
     register_builtin()
+    evaluation.register_few_shot_sets()
     add_segcore_config(cfg)
     if "SEGGPT" in cfg.MODEL:
         return
@@ -85,11 +86,13 @@ def _add_episodes(cfg: CN) -> None:
 def _add_evaluation(cfg: CN) -> None:
     cfg.TEST.PROTOCOL = "few_shot"
     f = cfg.TEST.FEW_SHOT = CN()
-    f.EPISODES = 1000           # per data set (HSNet's harness, which the paper's baselines use)
+    # Per data set or fold (HSNet's harness, which the paper's baselines use); 0: every picture of every class is the
+    # question once (FSS-1000's protocol).
+    f.EPISODES = 1000
     f.SHOTS = [1, 5]            # examples; the paper's "few-shot" is not given a number, its baselines' is 5
     f.SEED = 0                  # of the list of episodes
     f.ENSEMBLE = "feature"      # or "spatial"
-    f.CLASSES = []              # names of the classes asked for (a fold); empty: all that have enough pictures
+    f.CLASSES = []              # names of those asked for; empty: the set's own fold, or all with enough pictures
     f.THINGS_ONLY = False       # leave stuff classes out
     # "semantic_by_examples": the set that gives the examples ("": the first of DATASETS.TRAIN), examples per
     # class, and the seed that draws them (the paper takes the best of 1000, 2000, 3000, 4000).

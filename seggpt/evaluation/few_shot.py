@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -22,7 +23,7 @@ from seggpt.pictures import fit_labels
 from seggpt.predictor import SegGPTPredictor
 
 from .counts import OverlapCounter
-from .episodes import Episode, draw_episodes, members_by_category
+from .episodes import Episode, ask_each_once, draw_episodes, members_by_category
 
 
 class Example(NamedTuple):
@@ -125,13 +126,32 @@ def few_shot(cfg, model: nn.Module, dataset_name: str, output_dir: str) -> dict[
     """TEST.PROTOCOL "few_shot": episodes drawn from a registered data set, TEST.FEW_SHOT says how.
 
     Returns:
-        {"1-shot": {"mIoU", "FB-IoU", "episodes"}, ..., "no model": mIoU of the trivial answers}; {} on other
-        processes than the first.
+        {"1-shot": {"mIoU", "FB-IoU", "mIoU+-", "episodes"}, ..., "no model": mIoU of the trivial answers}; {} on
+        other processes than the first. A set whose metadata has "folds" gives the means over them, and "fold 0",
+        ... in each dict: their mIoU.
 
     Raises:
         ValueError: an unknown class name, or no class with enough pictures.
     """
-    return evaluate_few_shot(model, dataset_name, **few_shot_arguments(cfg))
+    arguments = few_shot_arguments(cfg)
+    folds = MetadataCatalog.get(dataset_name).get("folds")
+    if not folds:
+        return evaluate_few_shot(model, dataset_name, **arguments)
+    return mean_of_folds([evaluate_few_shot(model, name, **arguments) for name in folds])
+
+
+def mean_of_folds(results: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Results of folds -> means, with the sum of the episodes and each fold's mIoU."""
+    merged: dict[str, dict[str, float]] = {}
+    for name in results[0]:
+        parts = [result[name] for result in results]
+        merged[name] = {key: float(np.mean([part[key] for part in parts])) for key in parts[0]}
+        if "episodes" in parts[0]:
+            merged[name]["episodes"] = sum(part["episodes"] for part in parts)
+            # Errors of independent lists: squares add up.
+            merged[name]["mIoU+-"] = float(np.sqrt(np.sum([part["mIoU+-"] ** 2 for part in parts]))) / len(parts)
+            merged[name] |= {f"fold {k}": part["mIoU"] for k, part in enumerate(parts)}
+    return merged
 
 
 def few_shot_arguments(cfg) -> dict:
@@ -162,10 +182,12 @@ def evaluate_few_shot(
     metadata = MetadataCatalog.get(dataset_name)
     read = RecordReader(DatasetCatalog.get(dataset_name), metadata)
     members = members_by_category([read.categories(n, things_only) for n in range(len(read.records))])
+    classes = classes or metadata.get("asked_classes") or ()
     if classes:
         wanted = _class_indices(metadata, classes)
         members = {c: numbers for c, numbers in members.items() if c in wanted}
-    episodes = draw_episodes(members, count, max(shots), seed)
+    draw = partial(draw_episodes, count=count) if count else ask_each_once
+    episodes = draw(members, shots=max(shots), seed=seed)
     mine = episodes[comm.get_rank() :: comm.get_world_size()]
     with inference_context(model):
         predictor = SegGPTPredictor(model=model)
