@@ -6,7 +6,7 @@ few_shot.py   "few_shot": any registered data set by its classes
 few_shot_sets.py   registers COCO-20i, PASCAL-5i, FSS-1000
 semantic.py   "semantic_tuned" and "semantic_by_examples": all classes of a data set
 vos.py        clips after their first frame: DAVIS's numbers, submission files
-vos_measures.py
+vos_measures.py, vos_benchmarks.py
 """
 
 from . import few_shot, semantic  # noqa: F401  (its import registers)
