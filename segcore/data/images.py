@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from PIL import Image
+
+from .png import decode_ids
 
 # What PIL raises on a damaged file depends on where the damage is.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -33,6 +36,10 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"image {path} does not exist")
     try:
+        with Image.open(path) as picture:
+            if picture.mode == "RGB" and picture.getexif().get(_ORIENTATION, 1) == 1:
+                pixels = np.asarray(picture)  # Detectron2 would copy it once more
+                return pixels if image_format == "RGB" else pixels[..., ::-1]
         return detection_utils.read_image(path, format=image_format)
     except _DAMAGED as error:
         raise ValueError(
@@ -109,8 +116,13 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"panoptic PNG {path} does not exist")
+    with open(path, "rb") as file:
+        content = file.read()
+    ids = decode_ids(content)
+    if ids is not None:
+        return ids
     try:
-        with open(path, "rb") as file, Image.open(file) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             mode, (width, height) = picture.mode, picture.size
             # Four bytes per pixel, as Pillow holds them: an id is one of 32 bits without its fill byte.
             pixels = picture.tobytes("raw", "RGBX") if mode == "RGB" else b""
