@@ -29,13 +29,11 @@ class LearnedQueries(nn.Module):
         super().__init__()
         self.start = nn.Embedding(num_queries, dim)
 
-    def project(self, features: Tensor) -> list:
-        """Nothing of the image is attended to."""
-        return []
-
-    def forward(self, task: Tensor, query_embed: Tensor, memory: list) -> Tensor:
-        """(B, Q - 1, C)."""
-        return self.start.weight.expand(len(task), -1, -1)
+    def forward(
+        self, features: Tensor, query_embed: Tensor, turns: Sequence[tuple[Sequence[int], Tensor]]
+    ) -> list[Tensor]:
+        """(n, Q - 1, C) for each turn, as `QueryInitializer` gives them."""
+        return [self.start.weight.expand(len(rows), -1, -1) for rows, _ in turns]
 
 
 @META_ARCH_REGISTRY.register()

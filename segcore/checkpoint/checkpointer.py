@@ -37,9 +37,20 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         save_to_disk: bool | None = None,
+        take_over: bool = False,
         **checkpointables: Any,
     ) -> None:
+        """
+        Args:
+            save_dir: where `save` writes.
+            save_to_disk: whether this process writes; None: the main process does.
+            take_over: the model's parameters become the loaded tensors, where device and type are theirs, in
+                place of receiving copies: half of the memory. A `.safetensors` then stays mapped. For models
+                that are not trained: an optimizer would hold the parameters from before.
+            checkpointables: what else is saved and loaded, by name.
+        """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.take_over = take_over
         self.last_report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -100,7 +111,10 @@ class Checkpointer(DetectionCheckpointer):
         # Through load_state_dict, so that a module may react to a load.  Without
         # `_metadata`: names were settled by the keys, and a hook that renames by
         # version would corrupt files that were saved without one.
-        result = self.model.load_state_dict(dict(tensors), strict=False)
+        if self.take_over:
+            own = self.model.state_dict()
+            tensors = {key: value.to(own[key].device, own[key].dtype) for key, value in tensors.items()}
+        result = self.model.load_state_dict(dict(tensors), strict=False, assign=self.take_over)
         assert not result.unexpected_keys, result.unexpected_keys
 
     def _say(self, lines: list[str]) -> None:

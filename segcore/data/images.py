@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import struct
 
+import cv2
 import numpy as np
+import torch
 from detectron2.data import detection_utils
 from PIL import Image
 
@@ -37,6 +39,20 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
             f"cannot read the image {path}: {error}; the file is damaged or no picture, restore it or remove "
             f"it from the data set"
         ) from error
+
+
+def contiguous(picture: np.ndarray) -> np.ndarray:
+    """The picture in one piece; a mirrored view, as a flip leaves it, is copied by OpenCV, ten times as fast."""
+    if picture.dtype == np.uint8 and picture.strides[1] < 0 < picture.strides[0]:
+        return cv2.flip(np.ascontiguousarray(picture[:, ::-1]), 1)
+    return np.ascontiguousarray(picture)
+
+
+def shared_tensor(array: np.ndarray) -> torch.Tensor:
+    """The array as a tensor, without a copy where torch takes its memory: in one piece and writeable."""
+    if array.flags.writeable and array.flags.c_contiguous and min(array.strides, default=0) >= 0:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.copy())
 
 
 def image_size(path: str) -> tuple[int, int]:
@@ -94,9 +110,10 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"panoptic PNG {path} does not exist")
     try:
-        with open(path, "rb") as file:
-            picture = detection_utils.Image.open(file)
-            mode, values = picture.mode, np.asarray(picture)
+        with open(path, "rb") as file, Image.open(file) as picture:
+            mode, (width, height) = picture.mode, picture.size
+            # Four bytes per pixel, as Pillow holds them: an id is one of 32 bits without its fill byte.
+            pixels = picture.tobytes("raw", "RGBX") if mode == "RGB" else b""
     except _DAMAGED as error:
         raise ValueError(f"cannot read the panoptic PNG {path}: {error}; the file is damaged, restore it") from error
     if mode != "RGB":
@@ -104,7 +121,4 @@ def read_panoptic_ids(path: str) -> np.ndarray:
             f"{path} is a picture of mode {mode}; a panoptic PNG is RGB and holds the segment id "
             f"R + 256 G + 65536 B in each pixel"
         )
-    # One 32-bit read per pixel instead of three strided ones.
-    packed = np.zeros((*values.shape[:2], 4), np.uint8)
-    packed[..., :3] = values
-    return packed.view("<i4")[..., 0]
+    return np.frombuffer(pixels, "<i4").reshape(height, width) & 0xFFFFFF

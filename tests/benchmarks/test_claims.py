@@ -14,7 +14,7 @@ from benchmarks.claims.joint import only
 from benchmarks.claims.table import Row, markdown, result_file, spread
 from benchmarks.claims.variants import LearnedQueries
 from oneformer.tasks import INSTANCE, PANOPTIC, SEMANTIC
-from tests.oneformer.modeling.compact import compact_model
+from tests.oneformer.modeling.compact import compact_model, training_input
 
 ROW = Row("facade", "joint, whole", "facade.yaml")
 
@@ -78,9 +78,16 @@ def test_a_model_without_task_token_cannot_tell_tasks_apart():
     torch.testing.assert_close(untold, told[:1].expand(3, -1), rtol=1e-4, atol=0)   # another batch, other rounding
 
 
-def test_learned_queries_ignore_the_task():
+def test_learned_queries_ignore_image_and_task():
     queries = LearnedQueries(5, 4)
-    a, b = (queries(torch.randn(2, 4), torch.randn(5, 4), queries.project(torch.randn(2, 4, 3, 3))) for _ in range(2))
+    (a,), (b,) = (queries(torch.randn(2, 4, 3, 3), torch.randn(5, 4), [([0, 1], torch.randn(2, 4))]) for _ in range(2))
     assert a.shape == (2, 5, 4) and torch.equal(a, b)
     a.sum().backward()
     assert queries.start.weight.grad is not None
+
+
+def test_learned_queries_train_in_the_model():
+    model = compact_model("MODEL.META_ARCHITECTURE", "OneFormerLearnedQueries")
+    losses = model.train()([training_input(32, 48, [0, 2], PANOPTIC, 8)])
+    sum(losses.values()).backward()
+    assert model.sem_seg_head.predictor.class_transformer.start.weight.grad.abs().sum() > 0
