@@ -4,10 +4,10 @@
     python benchmarks/seggpt_claims.py ensembles    # 1, 2, 4, 8 examples: feature and spatial ensemble
     python benchmarks/seggpt_claims.py tuned        # a learnt prompt against the best of random examples
 
-Reads labelmefacade_panoptic, dsb2018_nuclei, cwfid_panoptic, camvid and coco_tiny_instances under
-$DETECTRON2_DATASETS. A training whose weights are not there yet is run first (configs/seggpt/claims_*.yaml, a
-quarter of an hour each on two cores). Prints a table, writes one JSON file. "+-" is half of the 95 % interval
-over other lists of episodes; what another training would give, several seeds show.
+The first two read labelmefacade_panoptic, dsb2018_nuclei, cwfid_panoptic, camvid and coco_tiny_instances under
+$DETECTRON2_DATASETS, the third draws its scenes there. A training whose weights are not there yet is run first
+(configs/seggpt/claims_*.yaml, a quarter of an hour each on two cores). Prints a table, writes one JSON file. "+-"
+is half of the 95 % interval over other lists of episodes; what another training would give, several seeds show.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -32,10 +32,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from segcore.config import resolve_datasets  # noqa: E402
-from segcore.data.images import read_image  # noqa: E402
+from segcore.data.builtin import datasets_root  # noqa: E402
+from segcore.data.images import read_image, read_label_png  # noqa: E402
 from segcore.engine.ema import load_average  # noqa: E402
 from seggpt import SegGPTPredictor, add_seggpt_config  # noqa: E402
-from seggpt.data.annotations import VOID, read_label_map  # noqa: E402
+from seggpt.data.annotations import read_label_map  # noqa: E402
 from seggpt.data.colouring import fixed_colours, random_colours  # noqa: E402
 from seggpt.evaluation.counts import OverlapCounter  # noqa: E402
 from seggpt.evaluation.episodes import Episode, draw_episodes, members_by_category  # noqa: E402
@@ -47,7 +48,7 @@ from seggpt.evaluation.few_shot import (  # noqa: E402
 )
 from seggpt.evaluation.semantic import evaluate_prompts  # noqa: E402
 from seggpt.modeling import SegGPT, SegGPTTuner  # noqa: E402
-from seggpt.pictures import fit_picture  # noqa: E402
+from seggpt.pictures import fit_labels, fit_picture  # noqa: E402
 from seggpt.prompts import Prompts  # noqa: E402
 from seggpt.tuning import tuned_prompts  # noqa: E402
 
@@ -71,8 +72,7 @@ FAR = 250  # of the colours drawn here, from black (sum over RGB), so that readi
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    sets = load_config(SETS)
-    resolve_datasets(sets)
+    resolve_datasets(load_config(SETS))
     rows = {"colours": colours, "ensembles": ensembles, "tuned": tuned}[args.claim](args)
     result = {
         "benchmark": f"seggpt_claims_{args.claim}",
@@ -93,6 +93,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--runs", default="output/seggpt_claims", help="folder of the trainings")
     p.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the trainings of `colours`")
     p.add_argument("--mini", default=str(REPO / "demo/weights/seggpt_mini.safetensors"), help="seggpt_mini's weights")
+    p.add_argument("--at", type=int, help="take the trainings of `colours` after so many steps of their schedule")
     p.add_argument("--episodes", type=int, default=400)
     p.add_argument("--examples", type=int, default=40, help="random examples that `tuned` is compared with")
     p.add_argument("--seed", type=int, default=0, help="of the lists of episodes")
@@ -140,45 +141,54 @@ def ensembles(args: argparse.Namespace) -> list[dict]:
 
 
 def tuned(args: argparse.Namespace) -> list[dict]:
-    """Rows: the learnt prompt, and each random example of the training photographs, on those kept for measuring.
+    """Rows: the learnt prompt, and random examples of the training scenes, on scenes of held-out kinds.
 
-    Both paint all classes at once in the same colours and are read alike. The best example is chosen by the very
-    numbers that it is reported with, which favours it.
+    All paint both classes in the same colours and are read alike. The best example is chosen by the very numbers
+    that it is reported with, which favours it.
     """
-    rows = []
-    for task in ("nuclei", "facade", "weeds"):
-        cfg = load_config("configs/seggpt/claims_tuned.yaml")
-        own = ["DATASETS.TRAIN", f"['{task}_train']", "MODEL.SEGGPT.TUNING.NETWORK", args.mini]
-        cfg.merge_from_list(own)
-        state = state_of(args, "tuned", f"tuned_{task}", 0, own)["model"]
-        tuner = SegGPTTuner(cfg).eval()
-        tuner.load_state_dict(state)
-        predictor = SegGPTPredictor(model=tuner.model)
-        test = f"{task}_val"
-        palette = fixed_colours(len(class_names(MetadataCatalog.get(test))))
-        rows.append({"task": task, "prompt": "learnt", **mean_iou(predictor, test, tuned_prompts(tuner, palette))})
-        examples = [mean_iou(predictor, test, p)["mIoU"] for p in random_examples(args, predictor, task, palette)]
-        rows.append({"task": task, "prompt": f"best of {len(examples)} examples", "mIoU": max(examples)})
-        rows.append({"task": task, "prompt": "middle one of them", "mIoU": float(np.median(examples)),
-                     "all": [round(e, 2) for e in examples]})
-    return rows
+    write_things(Path(datasets_root()))
+    cfg = load_config("configs/seggpt/claims_tuned.yaml")
+    own = ["MODEL.SEGGPT.TUNING.NETWORK", args.mini]
+    cfg.merge_from_list(own)
+    resolve_datasets(cfg)
+    tuner = SegGPTTuner(cfg).eval()
+    tuner.load_state_dict(state_of(args, "tuned", "tuned", 0, own)["model"])
+    predictor = SegGPTPredictor(model=tuner.model)
+    palette = fixed_colours(2)
+    learnt = mean_iou(predictor, tuned_prompts(tuner, palette))
+    examples = [mean_iou(predictor, prompt) for prompt in random_examples(args, predictor, palette)]
+    print(learnt, examples, file=sys.stderr)
+    best = max(examples, key=lambda found: found["mIoU"])
+    middle = {key: round(float(np.median([e[key] for e in examples])), 2) for key in best}
+    return [
+        {"prompt": "learnt", **learnt},
+        {"prompt": f"best of {len(examples)} examples", **best},
+        {"prompt": "middle one of them", **middle, "all": [e["mIoU"] for e in examples]},
+    ]
 
 
-def random_examples(args, predictor: SegGPTPredictor, task: str, palette: np.ndarray):
-    """Photographs of the training set with all of their classes painted, one prompt each."""
-    records = DatasetCatalog.get(f"{task}_train")
+def write_things(root: Path) -> None:
+    """kinds_things/{train,val}/{images,labels}: scenes of `kinds` with the classes ground and thing."""
+    for split, count in (("train", 400), ("val", 100)):
+        folder = root / "kinds_things" / split
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+        for record in DatasetCatalog.get(f"kinds_panoptic_{split}")[:count]:
+            image = read_image(record["file_name"], "RGB")
+            labels = read_label_map(record, image.shape[:2], by_instance=False, things_only=True)
+            name = f"{Path(record['file_name']).stem}.png"
+            Image.fromarray((labels > 0).astype(np.uint8)).save(folder / "labels" / name)
+            Image.fromarray(image).save(folder / "images" / name)
+
+
+def random_examples(args, predictor: SegGPTPredictor, palette: np.ndarray) -> Iterator[Prompts]:
+    """Scenes of the training set with both classes painted, one prompt each."""
+    records = DatasetCatalog.get("things_train")
     for number in np.random.default_rng(args.seed).permutation(len(records))[: args.examples]:
-        record = records[int(number)]
-        image = read_image(record["file_name"], "RGB")
-        labels = read_label_map(record, image.shape[:2], by_instance=False)
-        target = np.concatenate([np.zeros((1, 3), np.uint8), palette])[np.where(labels == VOID, 0, labels)]
+        image = read_image(records[number]["file_name"], "RGB")
+        labels = read_label_png(records[number]["sem_seg_file_name"])
         canvas = fit_picture(image, predictor.size, "squash").pixels
-        painting = fit_picture_nearest(target, predictor.size)
-        yield prompt_of(predictor, canvas, painting, palette)
-
-
-def fit_picture_nearest(target: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(target).resize(size[::-1], Image.Resampling.NEAREST))
+        yield prompt_of(predictor, canvas, palette[fit_labels(labels, predictor.size, "squash")], palette)
 
 
 def prompt_of(predictor: SegGPTPredictor, canvas: np.ndarray, painting: np.ndarray, palette: np.ndarray) -> Prompts:
@@ -190,9 +200,9 @@ def prompt_of(predictor: SegGPTPredictor, canvas: np.ndarray, painting: np.ndarr
     return tuned_prompts(tuner, palette)
 
 
-def mean_iou(predictor: SegGPTPredictor, name: str, prompts: Prompts) -> dict:
-    found = evaluate_prompts(predictor, name, prompts)["sem_seg"]
-    return {"mIoU": float(found["mIoU"])}
+def mean_iou(predictor: SegGPTPredictor, prompts: Prompts) -> dict[str, float]:
+    found = evaluate_prompts(predictor, "things_val", prompts)["sem_seg"]
+    return {"mIoU": round(float(found["mIoU"]), 2), "of things": round(float(found["IoU-thing"]), 2)}
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -269,14 +279,15 @@ def trained(args, kind: str, seed: int) -> tuple[CfgNode, SegGPTPredictor]:
     cfg = load_config(f"configs/seggpt/claims_{kind}.yaml")
     resolve_datasets(cfg)
     model = SegGPT(cfg)
-    load_average(model, state_of(args, kind, f"{kind}{seed}", seed)["ema"])
+    at = args.at if kind in ("random", "fixed") else None
+    load_average(model, state_of(args, kind, f"{kind}{seed}", seed, at=at)["ema"])
     return cfg, SegGPTPredictor(model=model)
 
 
-def state_of(args, kind: str, name: str, seed: int, changes: Sequence[str] = ()) -> dict:
-    """What the last checkpoint of a training holds."""
+def state_of(args, kind: str, name: str, seed: int, changes: Sequence[str] = (), at: int | None = None) -> dict:
+    """What a training's last checkpoint holds, or the one after `at` steps."""
     folder = (Path(args.runs) / name).resolve()
-    path = folder / "model_final.pth"
+    path = folder / ("model_final.pth" if at is None else f"model_{at - 1:07d}.pth")
     if not path.is_file():
         command = [sys.executable, "train_net.py", "--config-file", f"configs/seggpt/claims_{kind}.yaml", "--resume",
                    "SEED", str(seed), "OUTPUT_DIR", str(folder), *changes]
@@ -292,7 +303,7 @@ def load_config(path: str) -> CfgNode:
 
 
 def print_table(rows: list[dict]) -> None:
-    numbers = ("mIoU", "mIoU+-", "FB-IoU", "episodes", "interval", "by class", "all")
+    numbers = ("mIoU", "mIoU+-", "FB-IoU", "episodes", "interval", "by class", "of things", "all")
     for row in rows:
         label = ", ".join(str(value) for key, value in row.items() if key not in numbers)
         more = f" +- {row['mIoU+-']:.2f}   FB-IoU {row['FB-IoU']:6.2f}" if "mIoU+-" in row else ""

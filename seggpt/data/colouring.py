@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from seggpt.colours import CORNERS
+
 TRIES = 1000
 
 
@@ -37,7 +39,8 @@ def fixed_colours(classes: int, levels: int = 0) -> np.ndarray:
     """A palette that depends on the class alone: (classes, 3) uint8, none black (Painter's ADE20K levels).
 
     For tuned prompts, which must carry the colours of a data set, and to compare with random colours: levels
-    255 - step * i of each channel.
+    255 - step * i of each channel. Up to seven classes have the corners of the colour cube instead: two levels
+    would make white and a pale yellow of two classes, which a painting hardly tells apart.
 
     Args:
         levels: per channel; 0: as few as suffice. Painter's palette of COCO's 133 classes has 7.
@@ -45,6 +48,8 @@ def fixed_colours(classes: int, levels: int = 0) -> np.ndarray:
     Raises:
         ValueError: if so few levels do not make so many colours.
     """
+    if not levels and classes <= len(CORNERS):
+        return np.array(CORNERS[:classes], np.uint8)
     if not levels:
         levels = 2
         while levels**3 < classes:
