@@ -63,7 +63,7 @@ class QueryGroups:
 
     def _match(self, probs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Groups and queries that are one object, as two equally long index vectors."""
-        from scipy.optimize import linear_sum_assignment   # 35 MB that prediction has no use for
+        from scipy.optimize import linear_sum_assignment  # 35 MB that prediction has no use for
 
         overlap = soft_dice(_small(self.mask_sum / self.count[:, None, None]), _small(masks))
         classes = F.normalize(self.class_sum[:, :-1], dim=1) @ F.normalize(probs[:, :-1], dim=1).T

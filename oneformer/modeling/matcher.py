@@ -130,7 +130,7 @@ class HungarianMatcher(nn.Module):
 
 def _assign(costs, counts: list[int]) -> list[tuple[int, int, int]]:
     """(image, query, target) of each pair in one layer; costs is a (B, Q, M) array."""
-    from scipy.optimize import linear_sum_assignment   # 35 MB that prediction has no use for
+    from scipy.optimize import linear_sum_assignment  # 35 MB that prediction has no use for
 
     pairs, first = [], 0
     for image, count in enumerate(counts):
