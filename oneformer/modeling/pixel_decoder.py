@@ -253,9 +253,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
             ]
             maps = self.transformer(maps)
             fine = self.adapter_1(features[self.fine_feature].to(dtype))
-            coarse = F.interpolate(maps[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
-            # in place: maps of stride 4 are large, and new memory costs more than the addition
-            return self.mask_features(self.layer_1(fine.add_(coarse))), maps
+            # In place, and one name for all: maps of stride 4 are large, and new memory costs more than the addition.
+            fine += F.interpolate(maps[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
+            fine = self.layer_1(fine)
+            return self.mask_features(fine), maps
 
 
 def _norm(name: str, channels: int) -> nn.Module | None:

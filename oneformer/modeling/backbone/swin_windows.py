@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
-from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks
+from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks, joined
 
 ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
 
@@ -92,7 +92,8 @@ class FusedWindowAttention(WindowAttention):
             step = max(1, TOKENS_AT_ONCE // (len(x) * size))
             masks = windows.mask.split(step) if windows.mask is not None else itertools.repeat(None)
             parts = zip(windows.tokens.split(step * size), masks)
-            attended = torch.cat([self._attend(x, tokens, bias, mask) for tokens, mask in parts], dim=1)
+            made = (self._attend(x, tokens, bias, mask) for tokens, mask in parts)
+            attended = joined(made, 1, len(windows.tokens))
         else:
             attended = self._attend(x, windows.tokens, bias, windows.mask)
         return attended.index_select(1, windows.places)
