@@ -32,10 +32,13 @@ def decode_ids(content: bytes) -> np.ndarray | None:
         width, height, *kind = struct.unpack(">IIBBBBB", chunks[0][1])
         if tuple(kind) != _RGB_OF_8_BITS or not (width and height):
             return None
-        inflated = zlib.decompress(b"".join(data for name, data in chunks if name == b"IDAT"))
+        size = height * (3 * width + 1)
+        stream = zlib.decompressobj()
+        # No more than the header speaks of, however much a file would inflate to.
+        inflated = stream.decompress(b"".join(data for name, data in chunks if name == b"IDAT"), size + 1)
     except (struct.error, zlib.error, ValueError, IndexError):
         return None
-    if len(inflated) != height * (3 * width + 1) or max(inflated[:: 3 * width + 1]) > 4:
+    if not stream.eof or len(inflated) != size or max(inflated[:: 3 * width + 1]) > 4:
         return None
     pixels = torch.from_numpy(np.frombuffer(inflated, np.uint8).copy())
     return torch.ops.segcore_native.png_ids(pixels, height, width).numpy()
