@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from segcore.export import Graph, export_onnx, export_package
+from segcore.script import run_script
 
 
 def main() -> None:
@@ -70,7 +70,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
