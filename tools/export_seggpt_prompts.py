@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+import numpy as np
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
@@ -29,8 +30,11 @@ def main() -> None:
     tuner = SegGPTTuner(cfg).eval()
     Checkpointer(tuner).load(args.weights, checkpointables=[])
     names = class_names(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    tuned_prompts(tuner, fixed_colours(len(names))).save(args.output)
-    print(f"wrote {args.output}; label i is class i - 1 of: {', '.join(names)}")
+    tuning = cfg.MODEL.SEGGPT.TUNING
+    colours = np.zeros((0, 3), np.uint8) if tuning.INSTANCE else fixed_colours(len(names), tuning.LEVELS)
+    tuned_prompts(tuner, colours).save(args.output)
+    meaning = "it paints by place" if tuning.INSTANCE else f"label i is class i - 1 of: {', '.join(names)}"
+    print(f"wrote {args.output}; {meaning}")
 
 
 def parse_args() -> argparse.Namespace:

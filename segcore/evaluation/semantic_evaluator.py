@@ -18,7 +18,7 @@ from segcore.data.layers import apply_label_classes
 
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, save_png
-from .pairs import count_table, pair_runs
+from .pairs import count_table, pair_counts
 
 
 class SemanticEvaluator(SemSegEvaluator):
@@ -102,9 +102,9 @@ class SemanticEvaluator(SemSegEvaluator):
                     f"truth {truth.shape}"
                 )
             size = self._num_classes + 1
-            columns, rows, lengths = pair_runs(truth, predicted)
+            columns, rows, pixels = pair_counts(truth, predicted)
             columns[columns == self._ignore_label] = self._num_classes
-            counts = count_table(rows, columns, lengths, (size, size)).reshape(-1)
+            counts = count_table(rows, columns, pixels, (size, size)).reshape(-1)
             used = np.flatnonzero(counts)
             self._records[key] = (used, counts[used])
             if self._png_dir:
