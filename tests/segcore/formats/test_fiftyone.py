@@ -54,4 +54,5 @@ def test_instances_and_label_maps(tmp_path: Path):
     assert np.array_equal(read["masks"], np.asarray(found.instance.masks))
     assert np.allclose(read["scores"], found.instance.scores, atol=1e-5)
     assert list(read["labels"]) == found.instance.names
-    assert np.array_equal(read["semantic"], np.asarray(found.semantic.labels))
+    # It shows a palette PNG's colours, which its mask_targets name.
+    assert np.array_equal(read["semantic"], np.array(CLASSES.colors)[found.semantic.labels])
