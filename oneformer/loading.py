@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from segcore.checkpoint import Checkpointer, bundled_weights, load_portable
+from segcore.checkpoint import Checkpointer, Uninitialized, bundled_weights, load_portable
 from segcore.checkpoint.hub import fetch_portable
 from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
@@ -91,7 +91,8 @@ def build_loaded(
     resolve_datasets(cfg)
     names = [cfg.DATASETS.CLASSES] if cfg.DATASETS.CLASSES else cfg.DATASETS.TEST
     classes = _classes(names, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    model = build_model(cfg).eval()
+    with Uninitialized():
+        model = build_model(cfg).eval()
     _load(model, path)
     return Loaded(
         model=model,
@@ -178,7 +179,7 @@ def _classes(names: Sequence[str], count: int) -> Classes:
 
 def _load(model: nn.Module, path: str) -> None:
     """Load, and refuse what would leave a part of the model at random values."""
-    checkpointer = Checkpointer(model)
+    checkpointer = Checkpointer(model, take_over=True)
     checkpointer.load(path)
     report = checkpointer.last_report
     if report.class_head_reset:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 _GRID = 64           # masks are compared at this longest side, pixels
@@ -64,6 +63,8 @@ class QueryGroups:
 
     def _match(self, probs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Groups and queries that are one object, as two equally long index vectors."""
+        from scipy.optimize import linear_sum_assignment  # 35 MB that prediction has no use for
+
         overlap = soft_dice(_small(self.mask_sum / self.count[:, None, None]), _small(masks))
         classes = F.normalize(self.class_sum[:, :-1], dim=1) @ F.normalize(probs[:, :-1], dim=1).T
         affinity = (overlap * classes).cpu()

@@ -7,7 +7,7 @@ checkpoints, so that weights load without renaming.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -20,18 +20,37 @@ QUERY, KEY, VALUE = range(3)  # order of the projections in `in_proj_weight`
 TOKENS_AT_ONCE = 2048  # of a wide hidden layer when nothing is kept for gradients
 
 
+def few_at_once(x: Tensor) -> bool:
+    """Whether (N, S, C) tokens are better treated a few at a time: in inference on a CPU, where what a step
+    makes of `TOKENS_AT_ONCE` of them stays in the cache."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return x.shape[0] * x.shape[1] > TOKENS_AT_ONCE
+
+
 def in_token_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function`, which treats tokens alike, over (N, S, C): in inference a few thousand at a time.
+    """`function`, which treats tokens alike, over (N, S, C).
 
     The hidden layer of a feed-forward network then stays in the cache, and memory does not grow with S.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
+    if not few_at_once(x):
         return function(x)
     tokens = x.flatten(0, 1)
-    parts = round(len(tokens) / TOKENS_AT_ONCE)  # of one size: a short last one would be slow for its size
-    if parts <= 1:
-        return function(x)
-    return torch.cat([function(part) for part in tokens.tensor_split(parts)]).view(*x.shape[:2], -1)
+    # of one size: a short last part would be slow for its size
+    parts = tokens.tensor_split(max(1, round(len(tokens) / TOKENS_AT_ONCE)))
+    return joined((function(part) for part in parts), 0, len(tokens)).view(*x.shape[:2], -1)
+
+
+def joined(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:
+    """`torch.cat` of parts that come one by one; each is let go before the next is made."""
+    out, start = None, 0
+    for part in parts:
+        if out is None:
+            out = part.new_empty(*part.shape[:dim], size, *part.shape[dim + 1 :])
+        out.narrow(dim, start, part.shape[dim]).copy_(part)
+        start += part.shape[dim]
+        del part
+    return out
 
 
 class MLP(nn.Module):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .points import TargetMasks, sample_logits
@@ -131,6 +130,8 @@ class HungarianMatcher(nn.Module):
 
 def _assign(costs, counts: list[int]) -> list[tuple[int, int, int]]:
     """(image, query, target) of each pair in one layer; costs is a (B, Q, M) array."""
+    from scipy.optimize import linear_sum_assignment  # 35 MB that prediction has no use for
+
     pairs, first = [], 0
     for image, count in enumerate(counts):
         queries, targets = linear_sum_assignment(costs[image, :, :count])

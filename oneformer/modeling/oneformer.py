@@ -30,6 +30,7 @@ from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
 from .postprocess import instance_segmentation, panoptic_segmentation, semantic_labels, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
+from .transformer_decoder import DecoderOutput
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
 
@@ -235,17 +236,33 @@ class OneFormer(nn.Module):
         tasks = [asked_tasks(x) for x in batched_inputs]
         for group in self._groups(batched_inputs):
             images = self._prepare_images([batched_inputs[i] for i in group])
-            memory = self.sem_seg_head(self.backbone(images.tensor))
+            padded_size, image_sizes = tuple(images.tensor.shape[-2:]), images.image_sizes
             # Task by task, not as one batch: an image then gets the same bits as when one task is asked.
+            turns = []
             for turn in range(max(len(tasks[i]) for i in group)):
                 rows = [row for row, i in enumerate(group) if turn < len(tasks[i])]
-                asked = [tasks[group[row]][turn] for row in rows]
-                output = self.sem_seg_head.predictor(memory.select(rows), self.embed_tasks(asked))
+                turns.append((rows, [tasks[group[row]][turn] for row in rows]))
+            outputs = self._decode(images.tensor, turns)
+            del images
+            for (rows, asked), output in zip(turns, outputs, strict=True):
                 for row, task, class_logits, mask_logits in zip(
                     rows, asked, output.class_logits.float(), output.mask_logits.float(), strict=True
                 ):
-                    padded_size, image_size = tuple(images.tensor.shape[-2:]), tuple(images.image_sizes[row])
-                    yield _Decoded(group[row], task, class_logits, mask_logits, padded_size, image_size)
+                    yield _Decoded(group[row], task, class_logits, mask_logits, padded_size, tuple(image_sizes[row]))
+
+    def _decode(self, images: Tensor, turns: list[tuple[list[int], list[str]]]) -> Iterator[DecoderOutput]:
+        """Rows of a batch and their tasks, turn by turn. What a step has used up is let go before the next."""
+        decoder = self.sem_seg_head.predictor
+        features = self.backbone(images)
+        del images
+        mask_features, maps = self.sem_seg_head.pixel_decoder(features)
+        del features
+        asked = [(rows, self.embed_tasks(names)) for rows, names in turns]
+        queries = decoder.first_queries(mask_features, asked)
+        memory = decoder.prepare(mask_features, maps)
+        del maps
+        for (rows, _), first in zip(turns, queries, strict=True):
+            yield decoder.decode(memory.select(rows), first)
 
     def _groups(self, batched_inputs: list[dict]) -> list[list[int]]:
         """Which inputs run together: all, or those of one padded size when batch invariant."""

@@ -9,11 +9,13 @@ Shapes:  B images, Q object queries (the task token included), C channels,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import VALUE, Attention, xavier_init_matrices
-from .position_encoding import axis_encodings, sine_position_encoding
+from .position_encoding import axis_encodings
 
 
 class QueryDecoderLayer(nn.Module):
@@ -57,44 +59,37 @@ class QueryInitializer(nn.Module):
         )
         xavier_init_matrices(self)
 
-    def project(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of each layer, for any number of tasks to share.
-
+    def forward(
+        self, features: Tensor, query_embed: Tensor, turns: Sequence[tuple[Sequence[int], Tensor]]
+    ) -> list[Tensor]:
+        """
         Args:
-            features: (B, C, H/4, W/4), projected.
+            features: (B, C, H/4, W/4), projected; the position encoding is added to them in place.
+            query_embed: (Q - 1, C) learned positions of the queries.
+            turns: for each, n of the images and their task tokens (n, C).
 
         Returns:
-            per layer (B, heads, S, C / heads) twice.
+            (n, Q - 1, C) for each turn.
 
+        Layer by layer, so that only one layer's keys and values are held, whatever the number of turns.
         The values are the sine position encoding alone, and the image enters only through the
         keys: so the released models were trained, and their weights depend on it. A projected
         encoding is a row's part plus a column's, so that a value costs one addition.
         """
-        position = sine_position_encoding(*features.shape[2:], features.shape[1], features.device)
-        keys = features.add(position.to(features.dtype)).flatten(2).transpose(1, 2)
-        y, x = axis_encodings(*features.shape[2:], features.shape[1], features.device)
-        y, x = y.to(features.dtype), x.to(features.dtype)
-        memory = []
+        images, dim, height, width = features.shape
+        y, x = (axis.to(features.dtype) for axis in axis_encodings(height, width, dim, features.device))
+        features[:, : dim // 2].add_(y.T[:, :, None])
+        features[:, dim // 2 :].add_(x.T[:, None])
+        features = features.flatten(2).transpose(1, 2)
+        found = [task[:, None].expand(-1, len(query_embed), -1) for _, task in turns]
         for layer in self.decoder.layers:
             attention = layer.multihead_attn
-            value = _project_position(*attention.part(VALUE), y, x).expand(len(features), -1, -1)
-            memory.append((attention.project_keys(keys), attention.split_heads(value)))
-        return memory
-
-    def forward(self, task: Tensor, query_embed: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """
-        Args:
-            task: (B, C) task tokens.
-            query_embed: (Q - 1, C) learned positions of the queries.
-            memory: of `project`.
-
-        Returns:
-            (B, Q - 1, C).
-        """
-        x = task[:, None].expand(-1, len(query_embed), -1)
-        for layer, (key, value) in zip(self.decoder.layers, memory, strict=True):
-            x = layer(x, query_embed, key, value)
-        return self.decoder.norm(x)
+            key = attention.project_keys(features)
+            value = attention.split_heads(_project_position(*attention.part(VALUE), y, x)[None])
+            for turn, (rows, _) in enumerate(turns):
+                chosen = key if list(rows) == list(range(images)) else key[list(rows)]
+                found[turn] = layer(found[turn], query_embed, chosen, value.expand(len(rows), -1, -1, -1))
+        return [self.decoder.norm(queries) for queries in found]
 
 
 def _project_position(weight: Tensor, bias: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ Shapes:  B images, Q queries (the task token is the last),
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -33,13 +34,12 @@ class DecoderMemory:
         sizes: (h, w) of each level.
         level_features: (B, mask_dim, h, w) per level: `mask_features` resized. A mask is linear in them,
             so that resized features give resized mask logits without those at full size.
-        query_init, layers: keys and values (B, heads, S, C / heads) of each layer.
+        layers: keys and values (B, heads, S, C / heads) of each layer.
     """
 
     mask_features: Tensor
     level_features: list[Tensor]
     sizes: list[tuple[int, int]]
-    query_init: list[tuple[Tensor, Tensor]]
     layers: list[tuple[Tensor, Tensor]]
 
     def select(self, images: list[int]) -> DecoderMemory:
@@ -50,7 +50,6 @@ class DecoderMemory:
             self.mask_features[images],
             [x[images] for x in self.level_features],
             self.sizes,
-            [(k[images], v[images]) for k, v in self.query_init],
             [(k[images], v[images]) for k, v in self.layers],
         )
 
@@ -163,7 +162,6 @@ class OneFormerDecoder(nn.Module):
             mask_features: (B, mask_dim, H, W) per-pixel embeddings.
             maps: NUM_LEVELS maps (B, C, h, w), coarsest first.
         """
-        query_init = self.class_transformer.project(self.class_input_proj(mask_features))
         sizes = [tuple(x.shape[-2:]) for x in maps]
         level_features = [_resize(mask_features.detach(), size) for size in sizes]
         memory = [self._level_memory(x, level) for level, x in enumerate(maps)]
@@ -172,7 +170,7 @@ class OneFormerDecoder(nn.Module):
             key, value = memory[i % NUM_LEVELS]
             attention = cross.multihead_attn
             layers.append((attention.project_keys(key), attention.project_values(value)))
-        return DecoderMemory(mask_features, level_features, sizes, query_init, layers)
+        return DecoderMemory(mask_features, level_features, sizes, layers)
 
     def _level_memory(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """A level's keys and values before projection, (B, h * w, C) each."""
@@ -180,20 +178,38 @@ class OneFormerDecoder(nn.Module):
         position = sine_position_encoding(*x.shape[2:], x.shape[1], x.device).to(x.dtype)
         return value + position.flatten(2).transpose(1, 2), value
 
-    def forward(self, memory: DecoderMemory, task: Tensor, *, auxiliary: bool = False) -> DecoderOutput:
+    def first_queries(
+        self, mask_features: Tensor, turns: Sequence[tuple[Sequence[int], Tensor]]
+    ) -> list[Tensor]:
+        """The queries before the masked layers.
+
+        Args:
+            mask_features: (B, mask_dim, H, W) per-pixel embeddings.
+            turns: for each, n of the images and for each of them one output of the task MLP, (n, C).
+
+        Returns:
+            (n, Q, C) for each turn; the last query is the task token.
         """
+        position = self.query_embed.weight
+        tasks = [self.decoder_norm(task) if self.use_task_norm else task for _, task in turns]
+        tasks = [task.to(position.dtype) for task in tasks]
+        asked = [(rows, task) for (rows, _), task in zip(turns, tasks, strict=True)]
+        found = self.class_transformer(self.class_input_proj(mask_features), position[:-1], asked)
+        return [torch.cat((objects, task[:, None]), dim=1) for objects, task in zip(found, tasks, strict=True)]
+
+    def forward(self, memory: DecoderMemory, task: Tensor, *, auxiliary: bool = False) -> DecoderOutput:
+        """All of the decoder for one task of each image.
+
         Args:
             memory: of `prepare`.
-            task: (B, C) output of the task MLP, one task per image.
+            task: (B, C) output of the task MLP.
             auxiliary: also return the predictions before the last.
         """
-        if self.use_task_norm:
-            task = self.decoder_norm(task)
-        position = self.query_embed.weight
-        task = task.to(position.dtype)
-        objects = self.class_transformer(task, position[:-1], memory.query_init)
-        queries = torch.cat((objects, task[:, None]), dim=1)
+        (queries,) = self.first_queries(memory.mask_features, [(range(len(task)), task)])
+        return self.decode(memory, queries, auxiliary=auxiliary)
 
+    def decode(self, memory: DecoderMemory, queries: Tensor, *, auxiliary: bool = False) -> DecoderOutput:
+        """The masked layers, from (B, Q, C) `first_queries`; the rest as for `forward`."""
         x, predictions, embeddings = queries, [], []
         for i in range(len(self.transformer_ffn_layers)):
             level, x_norm = i % NUM_LEVELS, self.decoder_norm(x)

@@ -5,6 +5,7 @@
 * `matching`: the check of a state dict against a model, before anything is copied.
 * `checkpointer`: the Detectron2 checkpointer built from the three.
 * `bundled`: where the small weights of this repository are.
+* `uninitialized`: building a model into which everything will be loaded.
 * `portable`: one small file with weights, config, classes and the terms of the data.
 """
 
@@ -14,11 +15,13 @@ from .converters import register_converter, register_model_rules
 from .matching import LoadReport
 from .portable import load_portable, save_portable
 from .reading import RawCheckpoint, read_checkpoint
+from .uninitialized import Uninitialized
 
 __all__ = [
     "Checkpointer",
     "LoadReport",
     "RawCheckpoint",
+    "Uninitialized",
     "bundled_weights",
     "load_portable",
     "read_checkpoint",

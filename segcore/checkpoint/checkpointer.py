@@ -37,9 +37,20 @@ class Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         save_to_disk: bool | None = None,
+        take_over: bool = False,
         **checkpointables: Any,
     ) -> None:
+        """
+        Args:
+            save_dir: where `save` writes.
+            save_to_disk: whether this process writes; None: the main process does.
+            take_over: the model's parameters become the loaded tensors, where device and type are theirs, in
+                place of receiving copies: half of the memory. A `.safetensors` then stays mapped. For models
+                that are not trained: an optimizer would hold the parameters from before.
+            checkpointables: what else is saved and loaded, by name.
+        """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.take_over = take_over
         self.last_report: LoadReport | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
@@ -81,15 +92,13 @@ class Checkpointer(DetectionCheckpointer):
         """Convert and check; touches nothing."""
         model_state = self.model.state_dict()
         rules = rules_for(model_state)
-        # A foreign format may share a few names with ours; a native file shares most of them.
-        shared = sum(key in model_state for key in raw.state)
-        converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state, model_state)
+        converter = find_converter(raw.state, model_state)
         if converter is not None:
             if raw.config is not None:
                 converter.check_config(raw.config, self.model)
             state = converter.convert(raw.state, self.model)
             return match(state, model_state, rules, raw.source, converter.name, converter.optional)
-        if not shared:
+        if not any(key in model_state for key in raw.state):
             formats = ", ".join(known_formats(model_state)) or "none registered"
             raise ValueError(
                 f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model "
@@ -102,7 +111,10 @@ class Checkpointer(DetectionCheckpointer):
         # Through load_state_dict, so that a module may react to a load.  Without
         # `_metadata`: names were settled by the keys, and a hook that renames by
         # version would corrupt files that were saved without one.
-        result = self.model.load_state_dict(dict(tensors), strict=False)
+        if self.take_over:
+            own = self.model.state_dict()
+            tensors = {key: value.to(own[key].device, own[key].dtype) for key, value in tensors.items()}
+        result = self.model.load_state_dict(dict(tensors), strict=False, assign=self.take_over)
         assert not result.unexpected_keys, result.unexpected_keys
 
     def _say(self, lines: list[str]) -> None:

@@ -9,6 +9,7 @@ Shapes:  B images, H, W tokens of the map, C channels, M heads, N = window ** 2 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
-from ..layers import in_token_chunks
+from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks, joined
 
 ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
 
@@ -56,7 +57,9 @@ class Windows:
             regions = partition(row_regions[:, None] * 3 + column_regions)
             apart = regions[:, None, :] != regions[:, :, None]
             mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, ACROSS)[:, None]
-        return cls(tokens, places, tokens.numel() != height * width, mask)
+        # An exported graph whose size is open pads always: whether it must is known when it runs.
+        padded = isinstance(height, torch.SymInt) or tokens.numel() != height * width
+        return cls(tokens, places, padded, mask)
 
 
 def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -64,7 +67,7 @@ def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[T
     padded = -(-length // window) * window
     place = torch.arange(padded, device=device)
     regions = (place >= padded - window).long() + (place >= padded - shift).long()
-    return (place + shift) % padded, regions
+    return torch.cat((place[shift:], place[:shift])), regions
 
 
 class WindowBlock(SwinTransformerBlock):
@@ -84,14 +87,28 @@ class FusedWindowAttention(WindowAttention):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H * W (+ 1 row of padding), C) -> (B, H * W, C)."""
-        batch, size = len(x), self.window_size[0] * self.window_size[1]
-        qkv = self.qkv(x).index_select(1, windows.tokens)
-        qkv = qkv.view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        size = self.window_size[0] * self.window_size[1]
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.view(size, size, -1).permute(2, 0, 1)[None]
-        if windows.mask is not None:
-            bias = (bias + windows.mask).repeat(batch, 1, 1, 1)
+        if few_at_once(x):
+            step = max(1, TOKENS_AT_ONCE // (len(x) * size))
+            masks = windows.mask.split(step) if windows.mask is not None else itertools.repeat(None)
+            parts = zip(windows.tokens.split(step * size), masks)
+            made = (self._attend(x, tokens, bias, mask) for tokens, mask in parts)
+            attended = joined(made, 1, len(windows.tokens))
+        else:
+            attended = self._attend(x, windows.tokens, bias, windows.mask)
+        return attended.index_select(1, windows.places)
+
+    def _attend(self, x: Tensor, tokens: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention in the n windows that `tokens` (n * N,) form, with `bias` (1, M, N, N) and `mask`
+        (n, 1, N, N): (B, n * N, C)."""
+        batch, size = len(x), bias.shape[-1]
+        qkv = self.qkv(x.index_select(1, tokens))
+        qkv = qkv.view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if mask is not None:
+            bias = (bias + mask).repeat(batch, 1, 1, 1)
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias.to(query.dtype), scale=self.scale
         )
@@ -99,5 +116,4 @@ class FusedWindowAttention(WindowAttention):
         if torch.compiler.is_compiling():
             # The kernel's output lies transposed in memory, its decomposition's does not: no view holds for both.
             attended = attended.clone(memory_format=torch.contiguous_format)
-        attended = attended.reshape(batch, -1, x.shape[2])
-        return self.proj(attended.index_select(1, windows.places))
+        return self.proj(attended.reshape(batch, -1, x.shape[2]))

@@ -1,0 +1,50 @@
+"""Models that are built to be loaded: nothing is written twice, nothing is held twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from segcore.checkpoint import Checkpointer, Uninitialized
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((4, 3), 7.0))
+        nn.init.xavier_uniform_(self.weight)
+        with torch.no_grad():
+            self.weight.mul_(2).clamp_(0, 1)
+        self.register_buffer("table", torch.zeros(3).fill_(5))
+
+
+def test_parameters_stay_as_allocated():
+    with Uninitialized():
+        layer = Layer()
+        layer.weight.requires_grad_(False)
+        fused = nn.Linear(2, 2)
+    assert (layer.weight == 7).all() and (layer.table == 5).all()
+    assert not layer.weight.requires_grad and fused.weight.requires_grad
+    assert not (Layer().weight == 7).any()   # outside of the block it is initialised
+
+
+def test_taken_over_weights_are_the_files(tmp_path):
+    torch.manual_seed(0)
+    source = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)).double()
+    torch.save({"model": source.state_dict()}, tmp_path / "a.pth")
+    with Uninitialized():
+        model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))   # float32: converted
+    before = model[0].weight
+    Checkpointer(model, take_over=True).load(str(tmp_path / "a.pth"))
+    assert model[0].weight is not before and model[0].weight.dtype == torch.float32
+    assert isinstance(model[0].weight, nn.Parameter) and model[0].weight.requires_grad
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value.to(model.state_dict()[key].dtype)), key
+
+
+def test_without_it_an_optimizer_keeps_its_parameters(tmp_path):
+    source, model = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save(source.state_dict(), tmp_path / "a.pth")
+    before = model.weight
+    Checkpointer(model).load(str(tmp_path / "a.pth"))
+    assert model.weight is before and torch.equal(before, source.weight)
