@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from segcore.export import Graph, check_requirements, export_onnx, export_package
+from segcore.script import run_script
 from segcore.weight_storage import FORMS
 
 EXAMPLE = 4, 3  # the size, in units of padding, of the picture from which a file for any size is made
@@ -81,7 +81,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

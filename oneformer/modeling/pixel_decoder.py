@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from segcore.ops import linear, ms_deform_attn_fused
 
 from .layers import in_token_chunks
-from .position_encoding import sine_position_encoding
+from .position_encoding import sine_position_tokens
 
 
 class MSDeformAttn(nn.Module):
@@ -97,12 +97,13 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(x + position, x, reference, sizes)
-        return in_token_chunks(self._feed_forward, self.norm1(x + self.dropout(attended)))
+        return in_token_chunks(self._normalise_and_feed_forward, self.dropout(attended).add_(x))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _normalise_and_feed_forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x)
         hidden = linear(x, self.linear1.weight, self.linear1.bias, relu=True)
         hidden = self.linear2(self.dropout(hidden))
-        return self.norm2(x + self.dropout(hidden))
+        return self.norm2(self.dropout(hidden).add_(x))
 
 
 class _LayerStack(nn.Module):
@@ -129,11 +130,9 @@ class DeformableEncoder(nn.Module):
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
-                sine_position_encoding(h, w, x.shape[2], x.device).flatten(2).transpose(1, 2).to(x.dtype)
-                + embed
+                sine_position_tokens(h, w, x.shape[2], x.device).to(x.dtype) + embed
                 for (h, w), embed in zip(sizes, self.level_embed, strict=True)
-            ],
-            dim=1,
+            ]
         )
         reference = torch.cat([token_centres(h, w, x.device) for h, w in sizes])
         for layer in self.encoder.layers:
@@ -252,11 +251,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 for projection, name in zip(self.input_proj, self.coarse_to_fine, strict=True)
             ]
             maps = self.transformer(maps)
-            fine = self.adapter_1(features[self.fine_feature].to(dtype))
-            # In place, and one name for all: maps of stride 4 are large, and new memory costs more than the addition.
-            fine += F.interpolate(maps[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
-            fine = self.layer_1(fine)
-            return self.mask_features(fine), maps
+            # Maps of stride 4 are large, and new memory costs more than an addition: in place, and none is kept.
+            x = self.adapter_1(features[self.fine_feature].to(dtype))
+            x.add_(F.interpolate(maps[-1], size=x.shape[-2:], mode="bilinear", align_corners=False))
+            x = self.layer_1(x)
+            return self.mask_features(x), maps
 
 
 def _norm(name: str, channels: int) -> nn.Module | None:

@@ -80,6 +80,27 @@ def image_size(path: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def read_pixels(path: str, what: str, remedy: str) -> tuple[str, np.ndarray]:
+    """The pixels of a picture file as they are stored, and Pillow's name of their mode.
+
+    Args:
+        path: the file.
+        what: what it is to hold, for errors.
+        remedy: what the user can do, for errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or no picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{what} {path} does not exist; {remedy}")
+    try:
+        with Image.open(path) as picture:
+            return picture.mode, np.asarray(picture)
+    except _DAMAGED as error:
+        raise ValueError(f"cannot read the {what} {path}: {error}; the file is damaged, {remedy}") from error
+
+
 def read_label_png(path: str) -> np.ndarray:
     """One integer per pixel: grey of 8 or 16 bits, or the indices of a palette.
 
@@ -90,13 +111,7 @@ def read_label_png(path: str) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or a colour picture.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"label PNG {path} does not exist")
-    try:
-        with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
-    except _DAMAGED as error:
-        raise ValueError(f"cannot read the label PNG {path}: {error}; the file is damaged, restore it") from error
+    mode, values = read_pixels(path, "label PNG", "restore it")
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise ValueError(
             f"{path} is a picture of mode {mode}; a label PNG holds one integer per pixel (grey or palette)"

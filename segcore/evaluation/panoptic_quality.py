@@ -157,7 +157,7 @@ class _Segments:
             raise ValueError(f"the {side}'s segment ids must be a (height, width) map, got {self.map.shape}")
         self.category = {int(s["id"]): int(s["category_id"]) for s in segments}
         self.listed = segments
-        self.pixels = dict.fromkeys(self.category, 0)
+        self.pixels = dict.fromkeys((VOID, *self.category), 0)  # `_overlaps` counts them
         if len(self.category) != len(segments) or VOID in self.category:
             raise ValueError(
                 f"the {side}'s segments must have distinct ids other than 0 (void), got {[s['id'] for s in segments]}"
@@ -186,16 +186,17 @@ Overlaps = dict[tuple[int, int], int]
 def _overlaps(pred: _Segments, gt: _Segments) -> Overlaps:
     """The overlaps; counts the pixels of the segments of both sides."""
     pred_labels, gt_labels, pixels = (values.tolist() for values in pair_counts(pred.map, gt.map))
-    pred.refuse_unlisted(pred_labels)
-    gt.refuse_unlisted(gt_labels)
     overlaps = dict(zip(zip(pred_labels, gt_labels), pixels))
-    for (p, g), common in overlaps.items():
-        if p != VOID:
+    try:
+        for (p, g), common in overlaps.items():
             pred.pixels[p] += common
-        if g != VOID:
             gt.pixels[g] += common
-    absent = [p for p, area in pred.pixels.items() if not area]
-    if absent:
+    except KeyError:
+        pred.refuse_unlisted(pred_labels)
+        gt.refuse_unlisted(gt_labels)
+        raise
+    if not all(pred.pixels[p] for p in pred.category):
+        absent = [p for p in pred.category if not pred.pixels[p]]
         raise ValueError(
             f"the prediction lists segments {absent} that have no pixel in its map; leave them out of its segments"
         )
@@ -204,8 +205,8 @@ def _overlaps(pred: _Segments, gt: _Segments) -> Overlaps:
 
 def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, overlaps: Overlaps) -> None:
     """Rules 1 to 4 of the module's docstring."""
-    area = {int(s["id"]): max(gt.pixels[int(s["id"])], round(s.get("area") or 0)) for s in gt.listed}
-    crowds = {int(s["id"]) for s in gt.listed if s.get("iscrowd", 0)}
+    area = {g: max(gt.pixels[g], round(s.get("area") or 0)) for g, s in zip(gt.category, gt.listed)}
+    crowds = {g for g, s in zip(gt.category, gt.listed) if s.get("iscrowd", 0)}
     crowd_of = {gt.category[g]: g for g in gt.category if g in crowds}  # of several the one listed last, rule 4
     matched_pred, matched_gt = set(), set()
     for (p, g), common in overlaps.items():

@@ -14,7 +14,8 @@ from tests.conftest import REPO
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(writer, "SCENES", {"train": 10, "val": 1, "seen": 1})
-    monkeypatch.setattr(writer, "_SPLITS", {split: (i, (1, 30, 60, 100, 333)) for i, split in enumerate(writer._SPLITS)})
+    few = (1, 30, 60, 100, 333)
+    monkeypatch.setattr(writer, "_SPLITS", {split: (i, few) for i, split in enumerate(writer._SPLITS)})
     monkeypatch.setattr(builtin, "_chosen_root", None)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "sets"))
     arguments = [str(REPO / "configs/seggpt/seggpt_mini.yaml"), "--output", str(tmp_path / "seen"), "--count", "3"]
