@@ -64,7 +64,7 @@ class Windows:
 
 def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the shifted, padded axis reads from, and the region (0, 1, 2) of each of its places."""
-    padded = -(-length // window) * window
+    padded = (length + window - 1) // window * window  # no negative numbers: ONNX rounds their quotients to 0
     place = torch.arange(padded, device=device)
     regions = (place >= padded - window).long() + (place >= padded - shift).long()
     return torch.cat((place[shift:], place[:shift])), regions
