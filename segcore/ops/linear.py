@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops.precision import is_rounded
+
 # Multiply-adds below which the set-up of a convolution costs more than it saves.
 _SMALLEST = 2**23
 
@@ -76,7 +78,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., N).
     """
-    if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight):
+    if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight) or is_rounded(x, weight):
         return F.linear(x, weight, bias)
     # (1, K, tokens, 1) over memory that is (tokens, K): channels last, and so is the output.
     tokens = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
