@@ -125,9 +125,12 @@ def export_package(graph: Graph, path: str | os.PathLike) -> Difference:
     Raises:
         ImportError: with a torch before 2.6.
         RuntimeError: torch's own, e.g. if there is no C++ compiler.
-        ValueError: if the path does not end in .pt2, or the package does not give the model's numbers.
+        ValueError: if the path does not end in .pt2, the graph leaves sizes open, or the package does not give the
+            model's numbers.
     """
     check_requirements(onnx=False)
+    if graph.free_axes:
+        raise ValueError("a package is compiled for one size: give the size, or write an .onnx file, which takes any")
 
     def write(target: Path) -> None:
         torch._inductor.aoti_compile_and_package(graph.capture("torch"), package_path=str(target))
