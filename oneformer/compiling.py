@@ -17,8 +17,9 @@ def compile_parts(model: OneFormer, backend: str = "inductor") -> None:
     """Compile backbone, pixel decoder and the decoder's three steps, in place; the state dict stays as it is.
 
     Each part is one graph with symbolic height and width: a picture of another size runs the same code. The first
-    picture pays for compiling. Another batch size, another number of tasks, and a Swin map of a single attention
-    window (sides up to 224 pixels) compile once more.
+    picture pays for compiling. Another batch size or number of tasks compiles once more, and so do small pictures: a
+    Swin map of a single attention window (sides up to 224 pixels), a convolution of fewer than 20480 numbers (some
+    41,000 pixels).
 
     Args:
         model: in eval mode.
