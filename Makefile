@@ -35,6 +35,9 @@ $(STAMP): setup.py pyproject.toml Makefile segcore/install_detectron2.py $(wildc
 
 demo: $(STAMP)
 	$(PY) demo/demo.py --task all --input "$(PHOTO)" --output output/demo $(ARGS)
+	$(PY) -m segcore.data.kinds --output output/demo/seggpt --seed 7
+	$(PY) demo/seggpt_demo.py --type semantic --prompt-image output/demo/seggpt/examples/*.png \
+	    --prompt-mask output/demo/seggpt/masks/*.png --input output/demo/seggpt/targets --output output/demo/seggpt/found
 
 app: $(STAMP)
 	$(PY) demo/app.py $(ARGS)
