@@ -2,7 +2,7 @@
 
 The bundled OneFormer at 256 x 384 pixels, OneFormer R50 and Swin-T of ADE20K at 640 x 640, and a SegGPT of
 `configs/seggpt/seggpt_small.yaml` with one prompt; all but the first with random weights (neither size nor time
-depends on them). ONNX files of OneFormer are for any size. All forms run in turn, repeatedly; medians are reported.
+depends on them). All forms run in turn, repeatedly; medians are reported.
 
 Writing the files takes much longer than timing them: `--files FOLDER` keeps them for the next run.
 """
@@ -38,13 +38,18 @@ from seggpt.export import seggpt_graph
 from seggpt.modeling import SegGPT
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ONE_SIZE, ANY_SIZE, PACKAGE = "ONNX, one size", "ONNX, any size", "AOTInductor package"
 
 
-def bundled() -> tuple[Graph, Graph]:
-    return of_oneformer(build_loaded(device="cpu").model, 256, 384)
+Forms = dict[str, Graph]  # by form; the first is also what PyTorch runs, and its inputs are what is timed
 
 
-def random_oneformer(config: str) -> tuple[Graph, Graph]:
+def of_oneformer(model, height: int, width: int) -> Forms:
+    fixed = oneformer_graph(model, height, width)
+    return {ONE_SIZE: fixed, ANY_SIZE: oneformer_graph(model, 128, 96, any_size=True), PACKAGE: fixed}
+
+
+def random_oneformer(config: str) -> Forms:
     cfg = get_cfg()
     add_oneformer_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "ade20k" / config))
@@ -53,57 +58,50 @@ def random_oneformer(config: str) -> tuple[Graph, Graph]:
     return of_oneformer(build_model(cfg).eval(), 640, 640)
 
 
-def of_oneformer(model, height: int, width: int) -> tuple[Graph, Graph]:
-    """The graph that is timed, and packaged; and the one of its ONNX file."""
-    return oneformer_graph(model, height, width), oneformer_graph(model, 128, 96, any_size=True)
-
-
-def small_seggpt() -> tuple[Graph, Graph]:
+def small_seggpt() -> Forms:
     torch.manual_seed(0)
     cfg = read_config(CONFIGS / "seggpt" / "seggpt_small.yaml")
     graph = seggpt_graph(SegGPT(**SegGPT.from_config(cfg)).eval(), 1)
-    return graph, graph
+    return {ONE_SIZE: graph, PACKAGE: graph}
 
 
-MODELS: dict[str, Callable[[], tuple[Graph, Graph]]] = {
-    "oneformer_bundled_256x384": bundled,
+MODELS: dict[str, Callable[[], Forms]] = {
+    "oneformer_bundled_256x384": lambda: of_oneformer(build_loaded(device="cpu").model, 256, 384),
     "oneformer_r50_640x640": lambda: random_oneformer("oneformer_r50.yaml"),
     "oneformer_swin_t_640x640": lambda: random_oneformer("oneformer_swin_t.yaml"),
     "seggpt_small_224x224": small_seggpt,
 }
 
 
-def write_files(name: str, folder: Path) -> dict[str, dict]:
+def write_files(name: str, graphs: Forms, folder: Path) -> dict[str, dict]:
     """Facts of each file of a model; a file that is there with its facts stays."""
     facts_path = folder / f"{name}.json"
     facts = json.loads(facts_path.read_text()) if facts_path.exists() else {}
-    if len(facts) == 2:
-        return facts
-    fixed, free = MODELS[name]()
-    for form, graph, suffix, write in (("ONNX, onnxruntime", free, ".onnx", export_onnx),
-                                       ("AOTInductor package", fixed, ".pt2", export_package)):
+    for form, graph in graphs.items():
         if form in facts:
             continue
-        path, start = folder / f"{name}{suffix}", time.perf_counter()
+        suffix, write = (".pt2", export_package) if form == PACKAGE else (".onnx", export_onnx)
+        path, start = folder / f"{name}-{form.split(',')[-1].strip().replace(' ', '_')}{suffix}", time.perf_counter()
         difference = write(graph, path)
-        facts[form] = {"file": path.name, "export_s": time.perf_counter() - start, "difference": difference._asdict(),
-                       "megabytes": path.stat().st_size / 1e6}
+        facts[form] = {"file": path.name, "export_s": time.perf_counter() - start,
+                       "difference": difference._asdict(), "megabytes": path.stat().st_size / 1e6}
         facts_path.write_text(json.dumps(facts))
     return facts
 
 
-def measure(name: str, folder: Path, repeats: int) -> dict[str, dict]:
-    graph, _ = MODELS[name]()
+def measure(name: str, graphs: Forms, folder: Path, repeats: int) -> dict[str, dict]:
+    graph = next(iter(graphs.values()))
 
     def in_torch(inputs) -> None:  # with the fastest operators of this machine, not those of the graph
         with torch.inference_mode():
             graph.module(*inputs.values())
 
     rows, runs = {"PyTorch": {"megabytes": stored_bytes(graph.module) / 1e6}}, {"PyTorch": in_torch}
-    for form, facts in write_files(name, folder).items():
-        path = folder / facts.pop("file")
-        runs[form] = load_onnx(path, torch.get_num_threads()) if path.suffix == ".onnx" else load_package(path)
-        rows[form] = facts
+    facts = write_files(name, graphs, folder)
+    for form in graphs:
+        path = folder / facts[form].pop("file")
+        runs[form] = load_package(path) if form == PACKAGE else load_onnx(path, torch.get_num_threads())
+        rows[form] = facts[form]
     times = in_turn(runs, graph, repeats)
     return {form: {**row, "median_ms": times[form]} for form, row in rows.items()}
 
@@ -122,6 +120,7 @@ def in_turn(forms: dict[str, Callable], graph: Graph, repeats: int) -> dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--forms", nargs="+", choices=[ONE_SIZE, ANY_SIZE, PACKAGE], help="default: all")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--files", type=Path, help="folder that keeps the exported files, or already has them")
     parser.add_argument("--export-only", action="store_true", help="write the files and stop; needs --files")
@@ -135,13 +134,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.files or Path(scratch)
         for name in args.models:
+            graphs = {form: graph for form, graph in MODELS[name]().items() if form in (args.forms or [form])}
             if args.export_only:
-                write_files(name, folder)
+                write_files(name, graphs, folder)
                 continue
-            report["models"][name] = measure(name, folder, args.repeats)
+            report["models"][name] = measure(name, graphs, folder, args.repeats)
             print(name, json.dumps(report["models"][name], indent=2), flush=True)
-    if args.output and not args.export_only:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            if args.output:
+                args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

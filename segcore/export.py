@@ -113,6 +113,7 @@ def export_onnx(graph: Graph, path: str | os.PathLike) -> Difference:
         program = torch.onnx.export(
             graph.capture(), (), dynamo=True, opset_version=OPSET, verbose=False,
             input_names=list(graph.inputs), output_names=list(graph.outputs))
+        _forget_origin(program.model)
         program.save(str(target))
 
     return _write_checked(graph, Path(path), ".onnx", write, load_onnx)
@@ -124,9 +125,12 @@ def export_package(graph: Graph, path: str | os.PathLike) -> Difference:
     Raises:
         ImportError: with a torch before 2.6.
         RuntimeError: torch's own, e.g. if there is no C++ compiler.
-        ValueError: if the path does not end in .pt2, or the package does not give the model's numbers.
+        ValueError: if the path does not end in .pt2, the graph leaves sizes open, or the package does not give the
+            model's numbers.
     """
     check_requirements(onnx=False)
+    if graph.free_axes:
+        raise ValueError("a package is compiled for one size: give the size, or write an .onnx file, which takes any")
 
     def write(target: Path) -> None:
         torch._inductor.aoti_compile_and_package(graph.capture("torch"), package_path=str(target))
@@ -172,6 +176,15 @@ def difference(found: Sequence[np.ndarray], expected: Mapping[str, np.ndarray]) 
             off = np.abs(got - wanted) / max(1.0, np.abs(wanted).max())
             worst = _worst([worst, Difference(float(off.max()), float(np.quantile(off, MOST)))])
     return worst
+
+
+def _forget_origin(model: Any) -> None:
+    """Drop the stack trace of each node: a tenth of a small file, and full of the paths of this machine."""
+    parts = [model, model.graph]
+    for node in model.graph:
+        parts += [node, *node.outputs]
+    for part in parts:
+        part.metadata_props.clear()
 
 
 def _worst(differences: Iterable[Difference]) -> Difference:

@@ -29,7 +29,7 @@ def main() -> None:
     check_requirements(onnx=args.output.endswith(".onnx"))
     difference = write(args.graph(args).storing_weights(args.weights_as), args.output)
     megabytes = os.path.getsize(args.output) / 1e6
-    print(f"wrote {args.output}, {megabytes:.1f} MB; largest difference from the model: {difference:.1e}")
+    print(f"wrote {args.output}, {megabytes:.1f} MB; largest difference from the model: {difference}")
 
 
 def oneformer(args: argparse.Namespace) -> Graph:
@@ -64,7 +64,8 @@ def parse_args() -> argparse.Namespace:
     sizes = one.add_mutually_exclusive_group(required=True)
     sizes.add_argument("--size", nargs=2, type=positive, metavar=("HEIGHT", "WIDTH"),
                        help="of the picture, in pixels; multiples of what the model pads to, mostly 32")
-    sizes.add_argument("--any-size", action="store_true", help="one file for all such sizes, from 64 x 64 pixels on")
+    sizes.add_argument("--any-size", action="store_true",
+                       help="one .onnx file for all such sizes, from 64 x 64 pixels on")
     one.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for the config")
     seg.add_argument("--weights", help="whatever seggpt predict takes; default: the small ones in demo/weights")
     seg.add_argument("--prompts", type=positive, default=1, metavar="K", help="number of prompts (default 1)")

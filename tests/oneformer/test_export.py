@@ -60,6 +60,7 @@ def test_onnx_of_the_bundled_model(bundled, tmp_path: Path):
     export.export_onnx(oneformer_graph(bundled, 64, 96), path)
     check_every_task(bundled, export.load_onnx(path), (64, 96))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert str(Path(export.__file__).parent).encode() not in path.read_bytes(), "it tells where it was made"
 
 
 def check_every_size(model, path: Path, form: str = "fp32") -> None:

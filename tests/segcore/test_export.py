@@ -71,6 +71,13 @@ def test_a_wrong_suffix_is_refused(tmp_path: Path):
         export.export_package(graph(), tmp_path / "a.onnx")
 
 
+def test_a_package_is_for_one_size(tmp_path: Path):
+    require_torch()
+    free = replace(graph(), free_axes={"x": {0: torch.export.Dim("rows")}})
+    with pytest.raises(ValueError, match="compiled for one size"):
+        export.export_package(free, tmp_path / "a.pt2")
+
+
 def test_a_model_in_training_mode_is_refused():
     training = graph()
     training.module.train()

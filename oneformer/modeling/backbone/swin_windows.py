@@ -64,7 +64,7 @@ class Windows:
 
 def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the shifted, padded axis reads from, and the region (0, 1, 2) of each of its places."""
-    padded = -(-length // window) * window
+    padded = (length + window - 1) // window * window  # no negative numbers: ONNX rounds their quotients to 0
     place = torch.arange(padded, device=device)
     regions = (place >= padded - window).long() + (place >= padded - shift).long()
     return torch.cat((place[shift:], place[:shift])), regions
@@ -76,7 +76,8 @@ class WindowBlock(SwinTransformerBlock):
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H * W, C) -> the same."""
         normed = self.norm1(x)
-        if windows.padded:
+        # Compiled, whether there is padding must not decide: the same code serves every size.
+        if torch.compiler.is_compiling() or windows.padded:
             normed = F.pad(normed, (0, 0, 0, 1))
         x = x + self.drop_path(self.attn(normed, windows))
         return x + self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x))
