@@ -4,7 +4,8 @@
 * `unique`: COCO's reference algorithm, one np.unique over the predicted ids and one over the id pairs.
 * `loop`: a mask of every predicted and of every true segment, and their overlap pair by pair.
 
-All three must agree; the table gives the median per image, and the last line is the same as JSON.
+The maps are in memory: decoding PNGs is left out of every time. All three must agree; the table
+gives the median per image, and the last line is the same as JSON.
 
     python benchmarks/evaluate.py [--images 100] [--sizes 480x640 1024x2048] [--output FILE]
 """
