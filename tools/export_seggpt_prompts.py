@@ -7,13 +7,13 @@ python tools/export_seggpt_prompts.py --config-file configs/seggpt/tune_ade20k.y
 from __future__ import annotations
 
 import argparse
-import sys
 
 import numpy as np
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
 from segcore.checkpoint import Checkpointer
+from segcore.script import run_script
 from seggpt import add_seggpt_config
 from seggpt.data.colouring import fixed_colours
 from seggpt.evaluation.few_shot import class_names
@@ -47,7 +47,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -7,7 +7,7 @@ checkpoints, so that weights load without renaming.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
@@ -35,7 +35,22 @@ def in_token_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if not few_at_once(x):
         return function(x)
-    return torch.cat([function(part) for part in x.flatten(0, 1).split(TOKENS_AT_ONCE)]).view(*x.shape[:2], -1)
+    tokens = x.flatten(0, 1)
+    # of one size: a short last part would be slow for its size
+    parts = tokens.tensor_split(max(1, round(len(tokens) / TOKENS_AT_ONCE)))
+    return joined((function(part) for part in parts), 0, len(tokens)).view(*x.shape[:2], -1)
+
+
+def joined(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:
+    """`torch.cat` of parts that come one by one; each is let go before the next is made."""
+    out, start = None, 0
+    for part in parts:
+        if out is None:
+            out = part.new_empty(*part.shape[:dim], size, *part.shape[dim + 1 :])
+        out.narrow(dim, start, part.shape[dim]).copy_(part)
+        start += part.shape[dim]
+        del part
+    return out
 
 
 class MLP(nn.Module):

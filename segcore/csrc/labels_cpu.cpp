@@ -22,57 +22,66 @@ namespace {
 template <class T>
 class Pairs {
  public:
-  Pairs(const T* first, const T* second) : first_(first), second_(second), slots_(256, -1) {}
+  struct Entry {
+    T first, second;
+    int64_t place, pixels;
+  };
 
-  void add(int64_t place, int64_t pixels) {
-    uint64_t slot = hash(place) & (slots_.size() - 1);
+  Pairs() : slots_(256, -1) {}
+
+  void add(T first, T second, int64_t place, int64_t pixels) {
+    uint64_t slot = hash(first, second) & (slots_.size() - 1);
     for (; slots_[slot] >= 0; slot = (slot + 1) & (slots_.size() - 1)) {
-      const int64_t known = places[slots_[slot]];
-      if (first_[known] == first_[place] && second_[known] == second_[place]) {
-        counts[slots_[slot]] += pixels;
+      Entry& entry = entries[slots_[slot]];
+      if (entry.first == first && entry.second == second) {
+        entry.pixels += pixels;
         return;
       }
     }
-    slots_[slot] = int64_t(places.size());
-    places.push_back(place);
-    counts.push_back(pixels);
-    if (2 * places.size() > slots_.size()) grow();
+    slots_[slot] = int32_t(entries.size());
+    entries.push_back({first, second, place, pixels});
+    if (2 * entries.size() > slots_.size()) grow();
   }
 
-  std::vector<int64_t> places, counts;
+  std::vector<Entry> entries;
 
  private:
-  uint64_t hash(int64_t place) const {
-    uint64_t word = uint64_t(first_[place]) * 0x9e3779b97f4a7c15ULL + uint64_t(second_[place]);
-    word *= 0xd6e8feb86659fd93ULL;
-    return word >> 32;
+  static uint64_t hash(T first, T second) {
+    const uint64_t word = uint64_t(first) * 0x9e3779b97f4a7c15ULL + uint64_t(second);
+    return (word * 0xd6e8feb86659fd93ULL) >> 32;
   }
 
   void grow() {
     slots_.assign(2 * slots_.size(), -1);
-    for (size_t i = 0; i < places.size(); ++i) {
-      uint64_t slot = hash(places[i]) & (slots_.size() - 1);
+    for (size_t i = 0; i < entries.size(); ++i) {
+      uint64_t slot = hash(entries[i].first, entries[i].second) & (slots_.size() - 1);
       while (slots_[slot] >= 0) slot = (slot + 1) & (slots_.size() - 1);
-      slots_[slot] = int64_t(i);
+      slots_[slot] = int32_t(i);
     }
   }
 
-  const T *first_, *second_;
-  std::vector<int64_t> slots_;
+  std::vector<int32_t> slots_;
 };
 
 // The first pixel from `from` on that differs from its predecessor; `size` if there is none.
 template <class T>
 struct NextChange {
   static SEGCORE_ALWAYS_INLINE int64_t run(const T* first, const T* second, int64_t from, int64_t size) {
-    constexpr int64_t kBlock = 128 / sizeof(T);
-    for (; from + kBlock <= size; from += kBlock) {
+    from = skip<128 / sizeof(T)>(first, second, from, size);
+    from = skip<32 / sizeof(T)>(first, second, from, size);
+    while (from < size && first[from] == first[from - 1] && second[from] == second[from - 1]) ++from;
+    return from;
+  }
+
+  // Whole blocks without a change.
+  template <int64_t Block>
+  static SEGCORE_ALWAYS_INLINE int64_t skip(const T* first, const T* second, int64_t from, int64_t size) {
+    for (; from + Block <= size; from += Block) {
       T changed = 0;
-      for (int64_t i = from; i < from + kBlock; ++i)
+      for (int64_t i = from; i < from + Block; ++i)
         changed |= T(first[i] ^ first[i - 1]) | T(second[i] ^ second[i - 1]);
       if (changed) break;
     }
-    while (from < size && first[from] == first[from - 1] && second[from] == second[from - 1]) ++from;
     return from;
   }
 };
@@ -81,16 +90,18 @@ template <class T>
 std::tuple<at::Tensor, at::Tensor> count_typed(const at::Tensor& first, const at::Tensor& second) {
   const T *a = first.const_data_ptr<T>(), *b = second.const_data_ptr<T>();
   const int64_t size = first.numel();
-  Pairs<T> pairs(a, b);
+  Pairs<T> pairs;
   for (int64_t start = 0; start < size;) {
     const int64_t end = run_here<NextChange<T>>(a, b, start + 1, size);
-    pairs.add(start, end - start);
+    pairs.add(a[start], b[start], start, end - start);
     start = end;
   }
-  const int64_t found = int64_t(pairs.places.size());
-  auto places = at::empty({found}, first.options().dtype(at::kLong)), counts = at::empty_like(places);
-  std::copy(pairs.places.begin(), pairs.places.end(), places.mutable_data_ptr<int64_t>());
-  std::copy(pairs.counts.begin(), pairs.counts.end(), counts.mutable_data_ptr<int64_t>());
+  const auto& entries = pairs.entries;
+  auto places = at::empty({int64_t(entries.size())}, first.options().dtype(at::kLong)), counts = at::empty_like(places);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    places.mutable_data_ptr<int64_t>()[i] = entries[i].place;
+    counts.mutable_data_ptr<int64_t>()[i] = entries[i].pixels;
+  }
   return {places, counts};
 }
 

@@ -96,9 +96,10 @@ struct Row {
 
 template <int C>
 void resize_columns(const uint8_t* source, const Axis& axis, int64_t count, uint8_t* target) {
-  const auto row = axis.taps == 2 ? &run_here<Columns<C, 2>, const uint8_t*, const int64_t*, const int32_t*, int64_t, int64_t, uint8_t*>
-                                  : &run_here<Columns<C, 0>, const uint8_t*, const int64_t*, const int32_t*, int64_t, int64_t, uint8_t*>;
-  row(source, axis.start.data(), axis.weights.data(), axis.taps, count, target);
+  if (axis.taps == 2)
+    run_here<Columns<C, 2>>(source, axis.start.data(), axis.weights.data(), axis.taps, count, target);
+  else
+    run_here<Columns<C, 0>>(source, axis.start.data(), axis.weights.data(), axis.taps, count, target);
 }
 
 void check(const at::Tensor& image, int64_t height, int64_t width, int64_t top, int64_t left, int64_t rows,

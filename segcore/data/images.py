@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from detectron2.data import detection_utils
 from PIL import Image
+
+from .png import decode_ids
 
 # What PIL raises on a damaged file depends on where the damage is.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -33,6 +36,10 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"image {path} does not exist")
     try:
+        with Image.open(path) as picture:
+            if picture.mode == "RGB" and picture.getexif().get(_ORIENTATION, 1) == 1:
+                pixels = np.asarray(picture)  # Detectron2 would copy it once more
+                return pixels if image_format == "RGB" else pixels[..., ::-1]
         return detection_utils.read_image(path, format=image_format)
     except _DAMAGED as error:
         raise ValueError(
@@ -73,6 +80,27 @@ def image_size(path: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def read_pixels(path: str, what: str, remedy: str) -> tuple[str, np.ndarray]:
+    """The pixels of a picture file as they are stored, and Pillow's name of their mode.
+
+    Args:
+        path: the file.
+        what: what it is to hold, for errors.
+        remedy: what the user can do, for errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or no picture.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{what} {path} does not exist; {remedy}")
+    try:
+        with Image.open(path) as picture:
+            return picture.mode, np.asarray(picture)
+    except _DAMAGED as error:
+        raise ValueError(f"cannot read the {what} {path}: {error}; the file is damaged, {remedy}") from error
+
+
 def read_label_png(path: str) -> np.ndarray:
     """One integer per pixel: grey of 8 or 16 bits, or the indices of a palette.
 
@@ -83,13 +111,7 @@ def read_label_png(path: str) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or a colour picture.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"label PNG {path} does not exist")
-    try:
-        with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
-    except _DAMAGED as error:
-        raise ValueError(f"cannot read the label PNG {path}: {error}; the file is damaged, restore it") from error
+    mode, values = read_pixels(path, "label PNG", "restore it")
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise ValueError(
             f"{path} is a picture of mode {mode}; a label PNG holds one integer per pixel (grey or palette)"
@@ -109,8 +131,13 @@ def read_panoptic_ids(path: str) -> np.ndarray:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"panoptic PNG {path} does not exist")
+    with open(path, "rb") as file:
+        content = file.read()
+    ids = decode_ids(content)
+    if ids is not None:
+        return ids
     try:
-        with open(path, "rb") as file, Image.open(file) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             mode, (width, height) = picture.mode, picture.size
             # Four bytes per pixel, as Pillow holds them: an id is one of 32 bits without its fill byte.
             pixels = picture.tobytes("raw", "RGBX") if mode == "RGB" else b""

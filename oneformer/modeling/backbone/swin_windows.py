@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
-from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks
+from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks, joined
 
 ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
 
@@ -57,15 +57,17 @@ class Windows:
             regions = partition(row_regions[:, None] * 3 + column_regions)
             apart = regions[:, None, :] != regions[:, :, None]
             mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, ACROSS)[:, None]
-        return cls(tokens, places, tokens.numel() != height * width, mask)
+        # An exported graph whose size is open pads always: whether it must is known when it runs.
+        padded = isinstance(height, torch.SymInt) or tokens.numel() != height * width
+        return cls(tokens, places, padded, mask)
 
 
 def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the shifted, padded axis reads from, and the region (0, 1, 2) of each of its places."""
-    padded = -(-length // window) * window
+    padded = (length + window - 1) // window * window  # no negative numbers: ONNX rounds their quotients to 0
     place = torch.arange(padded, device=device)
     regions = (place >= padded - window).long() + (place >= padded - shift).long()
-    return (place + shift) % padded, regions
+    return torch.cat((place[shift:], place[:shift])), regions
 
 
 class WindowBlock(SwinTransformerBlock):
@@ -74,7 +76,8 @@ class WindowBlock(SwinTransformerBlock):
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H * W, C) -> the same."""
         normed = self.norm1(x)
-        if windows.padded:
+        # Compiled, whether there is padding must not decide: the same code serves every size.
+        if torch.compiler.is_compiling() or windows.padded:
             normed = F.pad(normed, (0, 0, 0, 1))
         x = x + self.drop_path(self.attn(normed, windows))
         return x + self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x))
@@ -92,7 +95,8 @@ class FusedWindowAttention(WindowAttention):
             step = max(1, TOKENS_AT_ONCE // (len(x) * size))
             masks = windows.mask.split(step) if windows.mask is not None else itertools.repeat(None)
             parts = zip(windows.tokens.split(step * size), masks)
-            attended = torch.cat([self._attend(x, tokens, bias, mask) for tokens, mask in parts], dim=1)
+            made = (self._attend(x, tokens, bias, mask) for tokens, mask in parts)
+            attended = joined(made, 1, len(windows.tokens))
         else:
             attended = self._attend(x, windows.tokens, bias, windows.mask)
         return attended.index_select(1, windows.places)

@@ -9,13 +9,14 @@ kind, FOLDER/truth is where it is in them. The kind is one that no training scen
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from segcore.script import run_script
 
 from .scene import CATEGORIES, HELD_OUT, KINDS, draw_scene
 
@@ -65,7 +66,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
