@@ -164,7 +164,8 @@ def check_arguments(words: Sequence[str]) -> None:
 
 def check_config(words: Sequence[str], config: str, pairs: list[str], eval_only: bool) -> None:
     args = argparse.Namespace(config_file=config, opts=pairs, eval_only=eval_only, resume=False)
-    add_config = {"OneFormer": load_oneformer, "SegGPT": load_seggpt}[architecture_of(args)]()
+    models = {"OneFormer": load_oneformer, "SegGPT": load_seggpt, "SegGPTTuner": load_seggpt}
+    add_config = models[architecture_of(args)]()
     cfg = get_cfg()
     add_config(cfg)
     merge_file(cfg, config)
