@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,13 +14,17 @@ from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
 from segcore.ops.linear import fastest
+from segcore.ops.precision import Bfloat16Products, bfloat16_is_fast
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult
 
+from .compiling import compile_parts
 from .data.augmentation import ResizeShortestEdge
 from .loading import build_loaded
+from .modeling import OneFormer
 from .tasks import PANOPTIC, expand_task
 
 INSTANCE_CONFIDENCE = 0.5  # where neither the caller nor the config says one
+PRECISIONS = ("fp32", "bf16")
 
 
 class OneFormerPredictor:
@@ -43,6 +49,8 @@ class OneFormerPredictor:
         device: str | torch.device | None = None,
         *,
         confidence: float | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
         opts: Sequence[str] = (),
     ) -> None:
         """
@@ -53,18 +61,26 @@ class OneFormerPredictor:
             device: "cpu", "cuda", ...; by default what the config says or the machine has.
             confidence: least score, 0..1, of an instance and of a panoptic segment. None: 0.5 for instances,
                 the config's MODEL.TEST.OBJECT_MASK_THRESHOLD for panoptic segments.
+            precision: "fp32", or "bf16": on a CPU its large products are rounded to bfloat16, which pays where it
+                has AVX-512 BF16 or AMX; on a GPU autocast. Results differ a little.
+            compiled: use torch.compile. The first picture then takes minutes; every size after it runs the same code.
             opts: KEY VALUE pairs for the config.
 
         Raises:
             FileNotFoundError, OSError, ValueError: one sentence that says what is wrong, see `build_loaded`.
         """
         _check_confidence(confidence)
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         loaded = build_loaded(cfg, weights, device, opts)
         self.model, self._runner = loaded.model, loaded.runner
         self.classes: Classes = loaded.classes
         self.device = loaded.model.device
         self.weights, self.terms = loaded.weights, loaded.terms
         self.confidence = confidence
+        self._precision = _precision(precision, compiled, self.model)
+        if compiled:
+            compile_parts(self.model)
         self._resize = ResizeShortestEdge(loaded.min_size, loaded.max_size)
         self._channel_order = loaded.channel_order
         self._lock = threading.Lock()  # the panoptic threshold is a setting of the model
@@ -102,7 +118,7 @@ class OneFormerPredictor:
         return [self._prediction(x, output, least) for x, output in zip(inputs, outputs, strict=True)]
 
     def _run(self, inputs: list[dict], confidence: float | None) -> list[dict]:
-        with self._lock, torch.inference_mode(), fastest():
+        with self._lock, torch.inference_mode(), fastest(), self._precision:
             configured = self.model.object_threshold
             self.model.object_threshold = configured if confidence is None else confidence
             try:
@@ -136,8 +152,9 @@ class OneFormerPredictor:
         return PanopticResult.from_map(ids.cpu().numpy(), class_of, self.classes)
 
     def _instances(self, found: Instances, least: float) -> InstanceResult:
-        # A mask without a pixel is no object, whatever its class score.
-        kept = found[(found.scores >= least) & found.pred_masks.flatten(1).any(1)].to("cpu")
+        # A mask without a pixel is no object, whatever its class score. Boxes are tight: an empty one tells.
+        wanted = (found.scores >= least) & found.pred_boxes.nonempty()
+        kept = (found if wanted.all() else found[wanted]).to("cpu")   # indexing copies masks
         indices = kept.pred_classes.numpy()
         if self.classes.instance_numbers is not None:
             indices = np.array([self.classes.instance_numbers[n] for n in indices.tolist()], np.int64)
@@ -158,6 +175,18 @@ class OneFormerPredictor:
         else:
             return None
         return SemanticResult(labels.cpu().numpy(), self.classes.names)
+
+
+def _precision(name: str, compiled: bool, model: OneFormer) -> AbstractContextManager:
+    if name == "fp32":
+        return nullcontext()
+    if model.device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    if compiled:
+        raise ValueError("on a CPU, precision bf16 and torch.compile do not combine: choose one of them")
+    if not bfloat16_is_fast():
+        logging.getLogger(__name__).warning("this processor has no instructions for bfloat16: fp32 is faster on it")
+    return Bfloat16Products(keep=model.full_precision_parts())
 
 
 def _check_confidence(confidence: float | None) -> None:

@@ -6,11 +6,13 @@ stuff.  All results use it, whatever numbering a benchmark has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+_PIXELS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class PanopticResult:
         Raises:
             ValueError: if a pixel has an id that `class_of` lacks.
         """
-        present = [int(id_) for id_ in np.unique(ids) if id_ != 0]
+        present = sorted(set().union(*(np.unique(band).tolist() for _, band in _bands(ids))) - {0})
         lacking = [id_ for id_ in present if id_ not in class_of]
         if lacking:
             raise ValueError(f"the id map has segments {lacking[:5]} that no class is given for")
@@ -189,13 +191,23 @@ def _boxes_and_areas(
     ids: np.ndarray, present: list[int]
 ) -> tuple[list[tuple[int, int, int, int]], list[int]]:
     """Tight boxes and pixel counts of the ids, from one pass over the pixels that have one."""
-    rows, columns = np.nonzero(ids)
-    slots = np.searchsorted(present, ids[rows, columns])
     count = len(present)
     low = np.full((2, count), np.iinfo(np.int64).max)
     high = np.zeros((2, count), np.int64)
-    for axis, values in enumerate((columns, rows)):
-        np.minimum.at(low[axis], slots, values)
-        np.maximum.at(high[axis], slots, values + 1)
+    areas = np.zeros(count, np.int64)
+    for first_row, band in _bands(ids):
+        rows, columns = np.nonzero(band)
+        slots = np.searchsorted(present, band[rows, columns])
+        for axis, values in enumerate((columns, rows + first_row)):
+            np.minimum.at(low[axis], slots, values)
+            np.maximum.at(high[axis], slots, values + 1)
+        areas += np.bincount(slots, minlength=count)
     boxes = [(int(low[0, i]), int(low[1, i]), int(high[0, i]), int(high[1, i])) for i in range(count)]
-    return boxes, np.bincount(slots, minlength=count).tolist()
+    return boxes, areas.tolist()
+
+
+def _bands(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The first row of each band, and the band: what is made of one takes a few megabytes."""
+    step = max(1, _PIXELS_AT_ONCE // max(1, ids.shape[1]))
+    for row in range(0, len(ids), step):
+        yield row, ids[row : row + step]

@@ -26,7 +26,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from segcore.formats import FORMATS
 
 if TYPE_CHECKING:
     import numpy as np
+    from tqdm import tqdm
 
     from oneformer import OneFormerPredictor
     from segcore.inputs import Source
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 # KEY of Detectron2's settings, where it might be taken for a file.
 CONFIG_KEY = re.compile(r"(MODEL|INPUT|DATASETS|DATALOADER|SOLVER|TEST)(\.\w+)+")
+# What is wrong with one input; a full disk or a folder without write access ends the run.
+ONE_INPUT = (ValueError, FileNotFoundError)
 VIDEO_LONG_SIDE = 1280  # of a rendered frame, pixels
 SHEET_LONG_SIDE = 800  # of one of its four panels
 
@@ -72,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
     from segcore.results import ResultWriter
 
     predictor = OneFormerPredictor(
-        args.config_file, args.weights, args.device, confidence=args.confidence, opts=args.opts
+        args.config_file,
+        args.weights,
+        args.device,
+        confidence=args.confidence,
+        precision=args.precision,
+        compiled=args.compile,
+        opts=args.opts,
     )
     announce(predictor)
     with ResultWriter(output, predictor.classes, args.format) as writer:
@@ -86,32 +96,76 @@ def segment_all(
     """Segment every source; returns the places of those that could not be read."""
     from tqdm import tqdm
 
-    failed = []
-    with tqdm(sources, unit="input", disable=len(sources) < 2 or None) as bar:
-        for source in bar:
-            try:
-                if source.is_video:
-                    message = segment_video(source, predictor, writer, args)
-                else:
-                    message = segment_photo(source, predictor, writer, args.task)
-                bar.write(message)
-            # What is wrong with one input; a full disk or a folder without write access ends the run.
-            except (ValueError, FileNotFoundError) as error:
-                failed.append(str(source.place))
-                bar.write(f"error: {error}", file=sys.stderr)
-    return failed
+    with tqdm(total=len(sources), unit="input", disable=len(sources) < 2 or None) as bar:
+        log = Log(bar)
+        for is_video, group in groupby(sources, key=attrgetter("is_video")):
+            if not is_video:
+                segment_photos(list(group), predictor, writer, args.task, log)
+                continue
+            for source in group:
+                try:
+                    log.done(segment_video(source, predictor, writer, args))
+                except ONE_INPUT as error:
+                    log.failed(source, error)
+    return log.places
 
 
-def segment_photo(source: Source, predictor: OneFormerPredictor, writer: ResultWriter, task: str) -> str:
-    """Segment and draw one photograph; returns the line that is printed."""
+class Log:
+    """Says what became of each input; `places` are those that failed."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar, self.places = bar, []
+
+    def done(self, message: str) -> None:
+        self.bar.write(message)
+        self.bar.update()
+
+    def failed(self, source: Source, error: Exception) -> None:
+        self.places.append(str(source.place))
+        self.bar.write(f"error: {error}", file=sys.stderr)
+        self.bar.update()
+
+
+def segment_photos(
+    photos: list[Source], predictor: OneFormerPredictor, writer: ResultWriter, task: str, log: Log
+) -> None:
+    """Photographs one after the other: read ahead, and drawn and written behind, while the model works."""
+    from segcore.overlap import Behind, ahead
+
+    def finish(source: Source, image: np.ndarray, prediction: Prediction, seconds: float) -> None:
+        try:
+            log.done(write_photo(source, image, prediction, seconds, writer, task))
+        except ONE_INPUT as error:
+            log.failed(source, error)
+
+    # One waits on each side: a prediction of a large photograph takes much memory.
+    with Behind(1) as behind, closing(ahead(map(opened, photos), 1)) as pictures:
+        for source, image in zip(photos, pictures):
+            if isinstance(image, Exception):
+                behind.submit(log.failed, source, image)
+                continue
+            start = time.perf_counter()
+            prediction = predictor(image, task)
+            behind.submit(finish, source, image, prediction, time.perf_counter() - start)
+
+
+def opened(source: Source) -> np.ndarray | ValueError | FileNotFoundError:
+    """The photograph, or what is wrong with it."""
     from segcore.data.photo import read_photo
+
+    try:
+        return read_photo(source.place)
+    except ONE_INPUT as error:
+        return error
+
+
+def write_photo(
+    source: Source, image: np.ndarray, prediction: Prediction, seconds: float, writer: ResultWriter, task: str
+) -> str:
+    """Draw and write the results of one photograph; returns the line that is printed."""
     from segcore.results import write_picture
     from segcore.visualization import contact_sheet, with_legend
 
-    image = read_photo(source.place)
-    start = time.perf_counter()
-    prediction = predictor(image, task)
-    seconds = time.perf_counter() - start
     # Drawn before anything is written: what fails leaves nothing behind.
     pictures = {name: with_legend(image, prediction, name) for name in TASKS if task in (name, ALL)}
     if task == ALL:
@@ -280,6 +334,17 @@ def parse_args(argv: list[str] | None = None, prog: str = "oneformer predict") -
     )
     model.add_argument("--config-file", metavar="CFG", help="the config that the weights belong to")
     model.add_argument("--device", metavar="cpu|cuda", help="default: what the machine has")
+    model.add_argument(
+        "--precision",
+        metavar="fp32|bf16",
+        default="fp32",
+        help="bf16: large products in bfloat16, faster where the processor has instructions for it (default: fp32)",
+    )
+    model.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile: minutes before the first picture, for many pictures or a video",
+    )
     parser.add_argument(
         "--format",
         nargs="+",

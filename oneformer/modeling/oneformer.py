@@ -155,6 +155,21 @@ class OneFormer(nn.Module):
         """
         return self.losses(batched_inputs) if self.training else self.inference(batched_inputs)
 
+    def full_precision_parts(self) -> list[nn.Module]:
+        """What stays in float32 when products are rounded: the task token, whose ids reach 49407; where and how
+        much deformable attention samples; and what works on queries alone, which costs little."""
+        head = self.sem_seg_head
+        attentions = [layer.self_attn for layer in head.pixel_decoder.transformer.encoder.layers]
+        sampling = [part for a in attentions for part in (a.sampling_offsets, a.attention_weights)]
+        decoder = head.predictor
+        of_queries = [
+            decoder.class_embed,
+            decoder.mask_embed,
+            decoder.transformer_self_attention_layers,
+            decoder.transformer_ffn_layers,
+        ]
+        return [self.task_mlp, *sampling, *of_queries]
+
     # ---- inputs -------------------------------------------------------------------------------
 
     def _prepare_images(self, batched_inputs: list[dict]) -> ImageList:

@@ -154,13 +154,19 @@ def _compete(scores: Tensor, mask_logits: Tensor, resize: MaskResizer) -> tuple[
         for rows, columns in _pieces(i, tiles, size, len(chosen)):
             probs = resize.window(mask_logits, rows, columns, chosen).sigmoid_()
             mine = probs >= 0.5
-            winner = probs.mul_(scores[chosen, None, None]).argmax(0)
+            winner = _first_greatest(probs.mul_(scores[chosen, None, None]))
             visible = mine.gather(0, winner[None])[0]
             won[chosen] += winner.flatten().bincount(minlength=len(chosen))
             seen[chosen] += winner[visible].bincount(minlength=len(chosen))
             covered[chosen] += mine.flatten(1).sum(1)
             places[rows, columns] = ((chosen[winner] + 1) * visible).to(torch.int16)
     return places, torch.stack((won, covered, seen))
+
+
+def _first_greatest(x: Tensor) -> Tensor:
+    """`x.argmax(0)`, the first of equals, by whole rows; PyTorch's own goes from value to value."""
+    rank = torch.arange(len(x), 0, -1, dtype=torch.int16, device=x.device)[:, None, None]
+    return (len(x) - ((x == x.amax(0)) * rank).amax(0)).long()
 
 
 def _merge_stuff(

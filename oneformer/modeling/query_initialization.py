@@ -80,7 +80,7 @@ class QueryInitializer(nn.Module):
         y, x = (axis.to(features.dtype) for axis in axis_encodings(height, width, dim, features.device))
         features[:, : dim // 2].add_(y.T[:, :, None])
         features[:, dim // 2 :].add_(x.T[:, None])
-        features = features.flatten(2).transpose(1, 2)
+        features = features.flatten(2).transpose(1, 2).contiguous()   # once, not in the projection of each layer
         found = [task[:, None].expand(-1, len(query_embed), -1) for _, task in turns]
         for layer in self.decoder.layers:
             attention = layer.multihead_attn

@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops.precision import is_rounded
+
 # Multiply-adds below which the set-up of a convolution costs more than it saves.
 _SMALLEST = 2**23
 
@@ -79,7 +81,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
     Returns:
         (..., N).
     """
-    if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight):
+    if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight) or is_rounded(x, weight):
         out = F.linear(x, weight, bias)
     elif _HAS_POINTWISE and not _has_gradients(x, weight, bias):
         last = "relu" if relu else "none"

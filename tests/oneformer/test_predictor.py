@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from safetensors.torch import save_file
 
 from oneformer import OneFormerPredictor
 from segcore.checkpoint import bundled
+from segcore.ops import precision
 from segcore.ops.linear import fastest
 from tests.pictures import photograph, tiny_config, tiny_model, tiny_weights
 
@@ -134,6 +136,49 @@ def test_classes_are_registered_once(weights):
     assert any(name.startswith("classes_of_weights_") for name in names)
 
 
+# ---------------------------------------------------------------- how it runs
+
+
+def test_rounded_products(weights, predictor, monkeypatch):
+    """Nearly the same; the task's token, which has numbers beyond bfloat16, is not rounded at all."""
+    monkeypatch.setattr(precision, "_SMALLEST", 1)
+    rounded = OneFormerPredictor(weights=weights, device="cpu", confidence=0.0, precision="bf16")
+    image = photograph(96, 128)
+
+    def masks(of):
+        monkeypatch.setattr(of, "_runner", lambda inputs: seen.append(of.model.predict_queries(inputs)) or [{}])
+        seen: list[dict] = []
+        of(image, "panoptic")
+        return seen[0]["pred_masks"], of.model.embed_tasks(["panoptic", "semantic"])
+
+    (exact, exact_task), (near, task) = masks(predictor), masks(rounded)
+    error = (near - exact).abs().mean() / exact.abs().mean()
+    assert 1e-5 < error < 0.1
+    with rounded._precision:
+        assert torch.equal(rounded.model.embed_tasks(["panoptic", "semantic"]), exact_task)
+    assert torch.equal(task, exact_task)
+
+
+def test_compiled_parts_are_the_models(weights, predictor, monkeypatch):
+    compiled = []
+    monkeypatch.setattr("oneformer.predictor.compile_parts", compiled.append)
+    asked = OneFormerPredictor(weights=weights, device="cpu", compiled=True)
+    assert compiled == [asked.model]
+
+
+def test_masks_are_not_copied_where_all_are_wanted(predictor):
+    """At 4000 x 6000 each costs 24 MB."""
+    found = Instances((4, 5))
+    found.pred_masks = torch.zeros(2, 4, 5, dtype=torch.bool)
+    found.pred_masks[:, 1:3, 2] = True
+    found.pred_boxes = Boxes(torch.tensor([[2.0, 1, 3, 3], [2, 1, 3, 3]]))
+    found.scores, found.pred_classes = torch.tensor([0.9, 0.6]), torch.tensor([1, 0])
+    assert np.shares_memory(predictor._instances(found, 0.5).masks, found.pred_masks.numpy())
+    assert len(predictor._instances(found, 0.7)) == 1
+    found.pred_boxes.tensor[1] = 0
+    assert len(predictor._instances(found, 0.5)) == 1   # no pixel, no object
+
+
 # ---------------------------------------------------------------- what cannot be
 
 
@@ -217,6 +262,10 @@ def test_wrong_settings(weights, tmp_path):
         OneFormerPredictor(weights=weights, device="gpu")
     with pytest.raises(ValueError, match="confidence must be"):
         OneFormerPredictor(weights=weights, confidence=-1)
+    with pytest.raises(ValueError, match="precision is 'half'; expected one of fp32, bf16"):
+        OneFormerPredictor(weights=weights, precision="half")
+    with pytest.raises(ValueError, match="do not combine"):
+        OneFormerPredictor(weights=weights, device="cpu", precision="bf16", compiled=True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")

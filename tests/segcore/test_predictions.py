@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from segcore import predictions
 from segcore.data.metadata import panoptic_metadata
 from segcore.predictions import Classes, PanopticResult, SemanticResult
 from tests.pictures import CLASS_OF, CLASSES, IDS
@@ -30,6 +33,23 @@ def test_an_empty_map():
 def test_an_id_without_class():
     with pytest.raises(ValueError, match=r"segments \[300\] that no class is given for"):
         PanopticResult.from_map(IDS, {1: 0, 2: 2, 7: 1}, CLASSES)
+
+
+def test_a_large_map_in_little_memory(monkeypatch):
+    """What is made of a map beside it is bounded by `_PIXELS_AT_ONCE`; bands change nothing."""
+    ids = np.zeros((1200, 1500), np.int32)
+    ids[100:900, 3:1400] = 300
+    ids[400:1200, 700:] = 7
+    class_of, classes = {300: 0, 7: 1}, CLASSES
+    whole = PanopticResult.from_map(ids, class_of, classes)
+    monkeypatch.setattr(predictions, "_PIXELS_AT_ONCE", 50_000)
+    tracemalloc.start()
+    found = PanopticResult.from_map(ids, class_of, classes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.segments == whole.segments and [s.area for s in found.segments] == [640_000, 767_600]
+    assert [s.box for s in found.segments] == [(700, 400, 1500, 1200), (3, 100, 1400, 900)]
+    assert peak < ids.nbytes   # 7 MB; in one piece its indices alone are 24 MB
 
 
 def test_shares():

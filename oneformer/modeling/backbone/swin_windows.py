@@ -76,7 +76,8 @@ class WindowBlock(SwinTransformerBlock):
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H * W, C) -> the same."""
         normed = self.norm1(x)
-        if windows.padded:
+        # Compiled, whether there is padding must not decide: the same code serves every size.
+        if torch.compiler.is_compiling() or windows.padded:
             normed = F.pad(normed, (0, 0, 0, 1))
         x = x + self.drop_path(self.attn(normed, windows))
         return x + self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x))
