@@ -1,5 +1,5 @@
 # Every target sets up .venv first; nothing else has to be done by hand.
-#   make demo | app | test | docs | lint | train-mini | bench | clean
+#   make demo | app | test | docs | lint | train-mini | bench | claims | clean
 # Another Python or torch:  make test VENV=.venv-312 PYTHON=python3.12 TORCH='torch==2.6.0 torchvision==0.21.0'
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ PIP   := $(PY) -m pip --disable-pip-version-check
 PHOTO = $$($(PY) -c "import importlib.resources as r; print(r.files('sklearn.datasets.images') / 'china.jpg')")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test docs lint train-mini bench clean
+.PHONY: help setup demo app test docs lint train-mini bench claims clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
@@ -53,6 +53,9 @@ train-mini: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(PY) "$$script" $(ARGS); done
+
+claims: $(STAMP)
+	@set -e; for table in joint ablations others camvid; do $(PY) benchmarks/claims/$$table.py $(ARGS); done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,7 +1,10 @@
 """Size and latency of exported files against the model in PyTorch: `python benchmarks/export.py --output FILE.json`.
 
-The bundled OneFormer at 256 x 384 pixels, and a SegGPT of `configs/seggpt/seggpt_small.yaml` with random weights
-(neither size nor time depends on them), one prompt. All forms run in turn, repeatedly; medians are reported.
+The bundled OneFormer at 256 x 384 pixels, OneFormer R50 and Swin-T of ADE20K at 640 x 640, and a SegGPT of
+`configs/seggpt/seggpt_small.yaml` with one prompt; all but the first with random weights (neither size nor time
+depends on them). All forms run in turn, repeatedly; medians are reported.
+
+Writing the files takes much longer than timing them: `--files FOLDER` keeps them for the next run.
 """
 
 from __future__ import annotations
@@ -20,44 +23,87 @@ from pathlib import Path
 
 import onnxruntime
 import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has a seggpt.py
 
+from oneformer import add_oneformer_config
 from oneformer.export import oneformer_graph
 from oneformer.loading import build_loaded
 from segcore.export import Graph, export_onnx, export_package, load_onnx, load_package
+from segcore.weight_storage import stored_bytes
 from seggpt.config import read_config
 from seggpt.export import seggpt_graph
 from seggpt.modeling import SegGPT
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "seggpt" / "seggpt_small.yaml"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+ONE_SIZE, ANY_SIZE, PACKAGE = "ONNX, one size", "ONNX, any size", "AOTInductor package"
 
 
-def models() -> dict[str, Graph]:
+Forms = dict[str, Graph]  # by form; the first is also what PyTorch runs, and its inputs are what is timed
+
+
+def of_oneformer(model, height: int, width: int) -> Forms:
+    fixed = oneformer_graph(model, height, width)
+    return {ONE_SIZE: fixed, ANY_SIZE: oneformer_graph(model, 128, 96, any_size=True), PACKAGE: fixed}
+
+
+def random_oneformer(config: str) -> Forms:
+    cfg = get_cfg()
+    add_oneformer_config(cfg)
+    cfg.merge_from_file(str(CONFIGS / "ade20k" / config))
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.IS_TRAIN", False, "MODEL.WEIGHTS", ""])
     torch.manual_seed(0)
-    small = SegGPT(**SegGPT.from_config(read_config(CONFIG))).eval()
-    return {
-        "oneformer, bundled, 256x384": oneformer_graph(build_loaded(device="cpu").model, 256, 384),
-        "seggpt_small, 1 prompt, 224x224": seggpt_graph(small, 1),
-    }
+    return of_oneformer(build_model(cfg).eval(), 640, 640)
 
 
-def measure(graph: Graph, folder: Path, repeats: int) -> dict:
+def small_seggpt() -> Forms:
+    torch.manual_seed(0)
+    cfg = read_config(CONFIGS / "seggpt" / "seggpt_small.yaml")
+    graph = seggpt_graph(SegGPT(**SegGPT.from_config(cfg)).eval(), 1)
+    return {ONE_SIZE: graph, PACKAGE: graph}
+
+
+MODELS: dict[str, Callable[[], Forms]] = {
+    "oneformer_bundled_256x384": lambda: of_oneformer(build_loaded(device="cpu").model, 256, 384),
+    "oneformer_r50_640x640": lambda: random_oneformer("oneformer_r50.yaml"),
+    "oneformer_swin_t_640x640": lambda: random_oneformer("oneformer_swin_t.yaml"),
+    "seggpt_small_224x224": small_seggpt,
+}
+
+
+def write_files(name: str, graphs: Forms, folder: Path) -> dict[str, dict]:
+    """Facts of each file of a model; a file that is there with its facts stays."""
+    facts_path = folder / f"{name}.json"
+    facts = json.loads(facts_path.read_text()) if facts_path.exists() else {}
+    for form, graph in graphs.items():
+        if form in facts:
+            continue
+        suffix, write = (".pt2", export_package) if form == PACKAGE else (".onnx", export_onnx)
+        path, start = folder / f"{name}-{form.split(',')[-1].strip().replace(' ', '_')}{suffix}", time.perf_counter()
+        difference = write(graph, path)
+        facts[form] = {"file": path.name, "export_s": time.perf_counter() - start,
+                       "difference": difference._asdict(), "megabytes": path.stat().st_size / 1e6}
+        facts_path.write_text(json.dumps(facts))
+    return facts
+
+
+def measure(name: str, graphs: Forms, folder: Path, repeats: int) -> dict[str, dict]:
+    graph = next(iter(graphs.values()))
+
     def in_torch(inputs) -> None:  # with the fastest operators of this machine, not those of the graph
         with torch.inference_mode():
             graph.module(*inputs.values())
 
-    rows = {"PyTorch": {"run": in_torch, "megabytes": sum(p.numel() * 4 for p in graph.module.parameters()) / 1e6}}
-    for name, suffix, write, load in (("ONNX, onnxruntime", ".onnx", export_onnx, load_onnx),
-                                      ("AOTInductor package", ".pt2", export_package, load_package)):
-        path = folder / f"model{suffix}"
-        start = time.perf_counter()
-        difference = write(graph, path)
-        rows[name] = {"export_s": time.perf_counter() - start, "difference": difference,
-                      "megabytes": path.stat().st_size / 1e6}
-        rows[name]["run"] = load(path, torch.get_num_threads()) if suffix == ".onnx" else load(path)
-    times = in_turn({name: row.pop("run") for name, row in rows.items()}, graph, repeats)
-    return {name: {**row, "median_ms": times[name]} for name, row in rows.items()}
+    rows, runs = {"PyTorch": {"megabytes": stored_bytes(graph.module) / 1e6}}, {"PyTorch": in_torch}
+    facts = write_files(name, graphs, folder)
+    for form in graphs:
+        path = folder / facts[form].pop("file")
+        runs[form] = load_package(path) if form == PACKAGE else load_onnx(path, torch.get_num_threads())
+        rows[form] = facts[form]
+    times = in_turn(runs, graph, repeats)
+    return {form: {**row, "median_ms": times[form]} for form, row in rows.items()}
 
 
 def in_turn(forms: dict[str, Callable], graph: Graph, repeats: int) -> dict[str, float]:
@@ -73,7 +119,11 @@ def in_turn(forms: dict[str, Callable], graph: Graph, repeats: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--forms", nargs="+", choices=[ONE_SIZE, ANY_SIZE, PACKAGE], help="default: all")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--files", type=Path, help="folder that keeps the exported files, or already has them")
+    parser.add_argument("--export-only", action="store_true", help="write the files and stop; needs --files")
     parser.add_argument("--output", type=Path, help="a .json file for the numbers")
     args = parser.parse_args()
     report = {
@@ -81,12 +131,17 @@ def main() -> None:
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__, "dtype": "float32", "repeats": args.repeats, "models": {},
     }
-    for name, graph in models().items():
-        with tempfile.TemporaryDirectory() as folder:
-            report["models"][name] = measure(graph, Path(folder), args.repeats)
-        print(name, json.dumps(report["models"][name], indent=2), flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.files or Path(scratch)
+        for name in args.models:
+            graphs = {form: graph for form, graph in MODELS[name]().items() if form in (args.forms or [form])}
+            if args.export_only:
+                write_files(name, graphs, folder)
+                continue
+            report["models"][name] = measure(name, graphs, folder, args.repeats)
+            print(name, json.dumps(report["models"][name], indent=2), flush=True)
+            if args.output:
+                args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """How fast is the training mapper? Ours against the straightforward form, on the same pictures in one run.
 
-The straightforward form works segment by segment on masks of full size: one comparison of the panoptic map
-per segment, a box of every mask from coordinate grids, all texts tokenised, labels as int64. Both draw the
-same random numbers; every output is compared before anything is timed. One process, one thread.
+The straightforward form (tests/oneformer/data/straightforward.py) follows the released mappers: Detectron2's
+transforms on whole pictures, and masks of full size, segment by segment. Both draw the same random numbers; every
+output is compared before anything is timed. One process, one thread.
 
-    python benchmarks/mapper.py [--images 24] [--output FILE]
+    python benchmarks/mapper.py [--images 24] [--rounds 3] [--output FILE]
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL
 import torch
-from detectron2.data import transforms as T
-from detectron2.structures import Instances
 from PIL import Image
 from tabulate import tabulate
 
@@ -33,34 +32,64 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without in
 
 from oneformer.data.augmentation import lsj, resize_crop
 from oneformer.data.mapper import OneFormerMapper
-from oneformer.data.text import text_list
-from oneformer.data.tokenizer import Tokenizer
+from segcore.ops import extension
+from tests.oneformer.data import straightforward
+from tests.oneformer.data.straightforward import StraightforwardMapper
 
 NUM_CLASSES, NUM_THINGS, NUM_TEXTS = 133, 80, 134
 CLASS_NAMES = [f"thing number {i}" if i < NUM_THINGS else f"stuff number {i}" for i in range(NUM_CLASSES)]
-TASK_PROB = {"semantic": 0.33, "instance": 0.33, "panoptic": 0.34}
-# name -> augmentations, picture size (height, width), segments
-RECIPES = {
-    "lsj 1024": (
-        lambda: lsj(image_size=1024, min_scale=0.1, max_scale=2.0), (480, 640), 20,
-    ),
-    "ade 512 crop": (
-        lambda: resize_crop(
-            min_sizes=[int(512 * x / 10) for x in range(5, 21)],
-            max_size=2048,
-            sampling="choice",
-            crop=("absolute", (512, 512)),
-            color_jitter=True,
-            pad_to=512,
-        ),
-        (512, 683),
-        20,
-    ),
-}
+THINGS = range(NUM_THINGS)
+SEGMENTS = 20
+ADE_SIZES = [int(512 * x / 10) for x in range(5, 21)]
 
 
-def write_pictures(folder: Path, size: tuple[int, int], segments: int, count: int) -> list[dict]:
-    """JPEGs of blurred noise and panoptic PNGs of wavy cells; returns their records."""
+def lsj_1024() -> tuple[tuple[int, int], OneFormerMapper, StraightforwardMapper]:
+    """COCO's recipe: picture size (height, width), our mapper, the straightforward one."""
+    settings = {"image_size": 1024, "min_scale": 0.1, "max_scale": 2.0}
+    return (480, 640), our_mapper(lsj(**settings)), their_mapper(straightforward.lsj(**settings))
+
+
+def ade_512() -> tuple[tuple[int, int], OneFormerMapper, StraightforwardMapper]:
+    """ADE20K's recipe, likewise."""
+    ours = resize_crop(
+        min_sizes=ADE_SIZES,
+        max_size=2048,
+        sampling="choice",
+        crop=("absolute", (512, 512)),
+        color_jitter=True,
+        pad_to=512,
+    )
+    theirs = straightforward.resize_crop(ADE_SIZES, 2048, (512, 512))
+    return (512, 683), our_mapper(ours), their_mapper(theirs, pad_to=512, with_semantic=True)
+
+
+def our_mapper(augmentations: list) -> OneFormerMapper:
+    return OneFormerMapper(
+        is_train=True,
+        augmentations=augmentations,
+        class_names=CLASS_NAMES,
+        thing_ids=THINGS,
+        task_prob={"semantic": 0.33, "instance": 0.33, "panoptic": 0.34},
+        num_texts=NUM_TEXTS,
+    )
+
+
+def their_mapper(augmentations: list, **settings) -> StraightforwardMapper:
+    return StraightforwardMapper(
+        augmentations,
+        class_names=CLASS_NAMES,
+        thing_ids=THINGS,
+        num_texts=NUM_TEXTS,
+        task_prob=(0.33, 0.33),
+        **settings,
+    )
+
+
+RECIPES = {"lsj 1024": lsj_1024, "ade 512 crop": ade_512}
+
+
+def write_pictures(folder: Path, size: tuple[int, int], count: int) -> list[dict]:
+    """JPEGs of blurred noise, panoptic PNGs of wavy cells and their semantic PNGs; returns their records."""
     rng, records = np.random.default_rng(0), []
     height, width = size
     y, x = np.mgrid[:height, :width].astype(np.float32)
@@ -68,98 +97,25 @@ def write_pictures(folder: Path, size: tuple[int, int], segments: int, count: in
         distance = [
             (y + 9 * np.sin(x / 31) - rng.uniform(0, height)) ** 2
             + (x + 9 * np.sin(y / 27) - rng.uniform(0, width)) ** 2
-            for _ in range(segments + 1)
+            for _ in range(SEGMENTS + 1)
         ]
         cell = np.argmin(distance, axis=0)
-        ids = rng.choice(2**24 - 2, segments, replace=False) + 1
+        ids = rng.choice(2**24 - 2, SEGMENTS, replace=False) + 1
+        categories = rng.integers(0, NUM_CLASSES, SEGMENTS)
         ids_of_pixels = np.append(0, ids)[cell]  # one cell is void
         channels = [ids_of_pixels % 256, ids_of_pixels // 256 % 256, ids_of_pixels // 65536]
-        label, picture = folder / f"{number}.png", folder / f"{number}.jpg"
-        Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(label)
+        picture, panoptic, semantic = (folder / f"{number}{end}" for end in (".jpg", "_panoptic.png", "_semantic.png"))
         noise = cv2.GaussianBlur(rng.integers(0, 256, (height, width, 3)).astype(np.uint8), (0, 0), 3)
         Image.fromarray(noise).save(picture, quality=90)
-        records.append(
-            {
-                "file_name": str(picture),
-                "pan_seg_file_name": str(label),
-                "image_id": number,
-                "height": height,
-                "width": width,
-                "segments_info": [
-                    {"id": int(i), "category_id": int(rng.integers(NUM_CLASSES)), "iscrowd": int(rng.random() < 0.05)}
-                    for i in ids
-                ],
-            }
-        )
+        Image.fromarray(np.stack(channels, -1).astype(np.uint8)).save(panoptic)
+        Image.fromarray(np.append(255, categories)[cell].astype(np.uint8)).save(semantic)
+        segments = [
+            {"id": int(i), "category_id": int(c), "iscrowd": int(rng.random() < 0.05)} for i, c in zip(ids, categories)
+        ]
+        names = {"file_name": picture, "pan_seg_file_name": panoptic, "sem_seg_file_name": semantic}
+        record = {**{key: str(path) for key, path in names.items()}, "segments_info": segments}
+        records.append({**record, "image_id": number, "height": height, "width": width})
     return records
-
-
-class PerSegmentMapper:
-    """The recipe as it is usually written: masks of full size from the first step on."""
-
-    def __init__(self, augmentations: list[T.Augmentation]) -> None:
-        self.augmentations = T.AugmentationList(augmentations)
-        self.tokenizer = Tokenizer()
-
-    def __call__(self, record: dict) -> dict:
-        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-        augmented = T.AugInput(image)
-        transforms = self.augmentations(augmented)
-        colours = np.asarray(Image.open(record["pan_seg_file_name"]))
-        colours = transforms.apply_segmentation(colours).astype(np.int64)
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        draw = np.random.uniform(0, 1)
-        task = "semantic" if draw < 0.33 else "instance" if draw < 0.66 else "panoptic"
-
-        sem_seg = np.full(ids.shape, 255, np.int64)
-        classes, masks = [], []
-        for segment in record["segments_info"]:
-            category = segment["category_id"]
-            if segment["iscrowd"] or (task == "instance" and category >= NUM_THINGS):
-                continue
-            mask = ids == segment["id"]
-            if not mask.any():
-                continue
-            sem_seg[mask] = category
-            if task == "semantic" and category in classes:
-                masks[classes.index(category)] |= mask
-            else:
-                classes.append(category)
-                masks.append(mask)
-        instances = Instances(ids.shape)
-        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-        stacked = np.stack(masks) if masks else np.zeros((0, *ids.shape), bool)
-        instances.gt_masks = torch.from_numpy(stacked)
-        instances.gt_bboxes = boxes_of(instances.gt_masks)
-        texts = text_list(classes, CLASS_NAMES, task, NUM_TEXTS)
-        return {
-            **record,
-            "image": torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1))),
-            "instances": instances,
-            "sem_seg": torch.from_numpy(sem_seg),
-            "task": task,
-            "text": texts,
-            "tokens": self.tokenizer(texts),
-        }
-
-
-def boxes_of(masks: torch.Tensor) -> torch.Tensor:
-    """(M, 4) x0, y0, x1, y1 of (M, H, W) masks, from grids of coordinates."""
-    if not len(masks):
-        return torch.zeros(0, 4)
-    height, width = masks.shape[1:]
-    y, x = torch.meshgrid(torch.arange(height).float(), torch.arange(width).float(), indexing="ij")
-    columns, rows = (masks * x).flatten(1), (masks * y).flatten(1)
-    outside = ~masks
-    return torch.stack(
-        [
-            x.masked_fill(outside, 1e8).flatten(1).amin(1),
-            y.masked_fill(outside, 1e8).flatten(1).amin(1),
-            columns.amax(1),
-            rows.amax(1),
-        ],
-        1,
-    )
 
 
 def seeded(mapper: Callable[[dict], dict], record: dict) -> dict:
@@ -182,34 +138,29 @@ def check_equal(ours: dict, theirs: dict) -> None:
         raise RuntimeError(f"the two mappers differ on {ours['file_name']}")
 
 
-def measure(name: str, folder: Path, count: int) -> dict:
+def measure(name: str, folder: Path, count: int, rounds: int) -> dict:
     """Milliseconds per image and megabytes handed over; raises if the outputs differ."""
-    recipe, size, segments = RECIPES[name]
-    records = write_pictures(folder, size, segments, count)
-    ours = OneFormerMapper(
-        is_train=True,
-        augmentations=recipe(),
-        class_names=CLASS_NAMES,
-        thing_ids=range(NUM_THINGS),
-        task_prob=TASK_PROB,
-        num_texts=NUM_TEXTS,
-    )
-    theirs = PerSegmentMapper(recipe())
+    size, ours, theirs = RECIPES[name]()
+    records = write_pictures(folder, size, count)
+    mappers = {"ours": ours, "straightforward": theirs}
+    mb: dict[str, list[float]] = {label: [] for label in mappers}
     for record in records:
-        check_equal(seeded(ours, record), seeded(theirs, record))
-    ms: dict[str, list[float]] = {"ours": [], "per segment": []}
-    mb: dict[str, list[float]] = {"ours": [], "per segment": []}
-    for record in records:
-        for label, mapper in (("ours", ours), ("per segment", theirs)):
-            start = time.perf_counter()
-            output = seeded(mapper, record)
-            ms[label].append(1e3 * (time.perf_counter() - start))
+        outputs = {label: seeded(mapper, record) for label, mapper in mappers.items()}
+        check_equal(*outputs.values())
+        for label, output in outputs.items():
             mb[label].append(len(pickle.dumps(output)) / 1e6)
+    ms: dict[str, list[float]] = {label: [] for label in mappers}
+    for record in records * rounds:
+        for label, mapper in mappers.items():
+            start = time.perf_counter()
+            seeded(mapper, record)
+            ms[label].append(1e3 * (time.perf_counter() - start))
     return {
         "recipe": name,
         "picture": f"{size[0]}x{size[1]}",
-        "segments": segments,
+        "segments": SEGMENTS,
         "images": count,
+        "rounds": rounds,
         "ms_median": {k: statistics.median(v) for k, v in ms.items()},
         "ms_mean": {k: statistics.mean(v) for k, v in ms.items()},
         "images_per_second_per_core": {k: 1e3 / statistics.mean(v) for k, v in ms.items()},
@@ -223,6 +174,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3, help="over all images")
     parser.add_argument("--output", type=Path, help="also write the JSON line to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -230,23 +182,25 @@ def main() -> None:
     rows = []
     for name in RECIPES:
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(name, Path(folder), arguments.images))
+            rows.append(measure(name, Path(folder), arguments.images, arguments.rounds))
     table = [
         [
             r["recipe"],
             r["ms_median"]["ours"],
-            r["ms_median"]["per segment"],
-            r["ms_median"]["per segment"] / r["ms_median"]["ours"],
+            r["ms_median"]["straightforward"],
+            r["ms_median"]["straightforward"] / r["ms_median"]["ours"],
             r["images_per_second_per_core"]["ours"],
             r["mb_per_image"]["ours"],
-            r["mb_per_image"]["per segment"],
+            r["mb_per_image"]["straightforward"],
         ]
         for r in rows
     ]
-    headers = ["recipe", "ours ms", "per segment ms", "x", "ours images/s/core", "ours MB", "per segment MB"]
+    headers = ["recipe", "ours ms", "straightforward ms", "x", "ours images/s/core", "ours MB", "straightforward MB"]
     print(tabulate(table, headers, floatfmt=".1f"))
-    versions = {"torch": torch.__version__, "numpy": np.__version__, "opencv": cv2.__version__}
-    line = json.dumps({"benchmark": "mapper", "device": "cpu, 1 thread", "versions": versions, "results": rows})
+    modules = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
+    versions = {name: module.__version__ for name, module in modules.items()}
+    header = {"benchmark": "mapper", "device": "cpu, 1 thread", "operators": extension.status(), "versions": versions}
+    line = json.dumps({**header, "results": rows})
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(line + "\n")

@@ -1,10 +1,12 @@
 """What the operators' backends mean for whole models: Swin-T OneFormer's pixel decoder, DiNAT-L OneFormer end to end.
 
-    python benchmarks/ops_in_models.py [--models swin_t dinat_l] [--backends reference torch cpu] [--output FILE]
+    python benchmarks/ops_in_models.py [--models swin_t dinat_l] [--cases reference torch cpu predictor] [--output FILE]
 
-One 640 x 640 picture, random weights, fp32, the panoptic task with its post-processing. Each model and backend runs
-in a process of its own, so that its peak memory is its own (weights and libraries included). Times are medians. Ends
-with one JSON line.
+One 640 x 640 picture, random weights, fp32, the panoptic task with its post-processing. A case names the operators'
+backend in an otherwise plain model; "predictor" is the model as OneFormerPredictor runs it, with the best backend and
+the linear layers that are fastest on this processor (segcore/ops/linear.py). Each model and case runs in a process of
+its own, so that its peak memory is its own (weights and libraries included). Times are medians. Ends with one JSON
+line.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from detectron2.modeling import build_model  # noqa: E402
 
 from oneformer import add_oneformer_config  # noqa: E402
 from segcore.ops import available_backends, extension, use_backend  # noqa: E402
+from segcore.ops.linear import fastest  # noqa: E402
 
 SIDE = 640
 
@@ -50,7 +53,7 @@ def matrix_product_gflops(threads: int) -> float:
     return 2 * 2048**3 / seconds / 1e9
 
 
-def measure(name: str, backend: str, repeats: int, threads: int) -> dict:
+def measure(name: str, case: str, repeats: int, threads: int) -> dict:
     """One row: seconds of the pixel decoder and of the whole model, peak memory, and a sum to compare results by."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -61,13 +64,14 @@ def measure(name: str, backend: str, repeats: int, threads: int) -> dict:
     model = build_model(cfg).eval()
     image = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
     inputs = [{"image": image, "height": SIDE, "width": SIDE, "task": "panoptic"}]
-    with torch.no_grad(), use_backend(backend):
+    context = fastest() if case == "predictor" else use_backend(case)
+    with torch.inference_mode(), context:
         features = model.backbone(torch.randn(1, 3, SIDE, SIDE))
         decoder, (embeddings, *_) = timed(lambda: model.sem_seg_head.pixel_decoder(features), repeats)
         whole, _ = timed(lambda: model(inputs), repeats)
     return {
         "model": name,
-        "backend": backend,
+        "case": case,
         "pixel_decoder_seconds": decoder,
         "model_seconds": whole,
         "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
@@ -77,13 +81,13 @@ def measure(name: str, backend: str, repeats: int, threads: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = [name for name in ("reference", "torch", "cpu") if not available_backends()[name]]
+    here = [*(name for name in ("reference", "torch", "cpu") if not available_backends()[name]), "predictor"]
     parser.add_argument("--models", nargs="+", default=["swin_t", "dinat_l"])
-    parser.add_argument("--backends", nargs="+", default=here, choices=here)
+    parser.add_argument("--cases", nargs="+", default=here, choices=here)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, help="keep the JSON line in this file")
-    parser.add_argument("--one", nargs=2, metavar=("MODEL", "BACKEND"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=2, metavar=("MODEL", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(*arguments.one, arguments.repeats, arguments.threads)))
@@ -91,11 +95,11 @@ def main() -> None:
     numbers = ["--repeats", str(arguments.repeats), "--threads", str(arguments.threads)]
     rows, gflops = [], matrix_product_gflops(arguments.threads)
     print(f"fp32 matrix products: {gflops:.0f} GFLOP/s")
-    print(f"{'model':10s} {'backend':10s} {'pixel decoder':>14s} {'whole model':>20s} {'peak memory':>12s}")
+    print(f"{'model':10s} {'case':10s} {'pixel decoder':>14s} {'whole model':>20s} {'peak memory':>12s}")
     for model in arguments.models:
         first = len(rows)
-        for backend in arguments.backends:
-            command = [sys.executable, __file__, "--one", model, backend, *numbers]
+        for case in arguments.cases:
+            command = [sys.executable, __file__, "--one", model, case, *numbers]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             row = json.loads(done.stdout.splitlines()[-1])
             for part in ("pixel_decoder", "model"):
@@ -104,7 +108,7 @@ def main() -> None:
                 ]
             rows.append(row)
             print(
-                f"{model:10s} {backend:10s} {row['pixel_decoder_seconds'] * 1e3:7.0f} ms "
+                f"{model:10s} {case:10s} {row['pixel_decoder_seconds'] * 1e3:7.0f} ms "
                 f"{row['pixel_decoder_ratio']:4.1f}x {row['model_seconds'] * 1e3:11.0f} ms {row['model_ratio']:4.1f}x "
                 f"{row['peak_megabytes']:9.0f} MB",
                 flush=True,

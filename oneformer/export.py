@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from segcore.export import Graph
 
 from .modeling.oneformer import OneFormer
-from .tasks import TASKS
+from .tasks import INSTANCE, PANOPTIC, SEMANTIC, TASKS
+
+# Where a file for any size is compared with the model, in units of padding: smallest, upright, wide, odd.
+OTHERS = (((2, 2), PANOPTIC), ((6, 3), INSTANCE), ((3, 8), SEMANTIC), ((7, 5), PANOPTIC))
 
 
 class OneFormerGraph(nn.Module):
@@ -41,16 +44,32 @@ class OneFormerGraph(nn.Module):
         return output.class_logits.float(), output.mask_logits.float()
 
 
-def oneformer_graph(model: OneFormer, height: int, width: int, task: str = TASKS[0], *, seed: int = 0) -> Graph:
+def oneformer_graph(model: OneFormer, height: int, width: int, task: str = TASKS[0], *, seed: int = 0,
+                    any_size: bool = False) -> Graph:
     """The graph of a model for pictures of one size, with a random picture as example.
 
+    Args:
+        any_size: leave the size open: any multiples of what the model pads to, from two of them on.
+
     Raises:
-        ValueError: if the size is not a multiple of what the model pads to.
+        ValueError: if the size is not a multiple of what the model pads to, or one of them alone and `any_size`.
     """
-    if (height, width) != model.padded_size((height, width)):
+    unit, size = max(model.size_divisibility, 1), (height, width)
+    if size != model.padded_size(size):
         raise ValueError(
-            f"height and width must be multiples of {model.size_divisibility}, got {height}x{width}; "
-            f"{'x'.join(map(str, model.padded_size((height, width))))} would do")
-    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
-    inputs = {"image": image, "task": torch.tensor([TASKS.index(task)])}
-    return Graph(OneFormerGraph(model).eval(), inputs, ["class_logits", "mask_logits"])
+            f"height and width must be multiples of {unit}, got {height}x{width}; "
+            f"{'x'.join(map(str, model.padded_size(size)))} would do")
+    if any_size and min(size) < 2 * unit:
+        raise ValueError(
+            f"a graph for any size starts from one of at least {2 * unit}x{2 * unit}, got {height}x{width}")
+
+    def example(height: int, width: int, task: str) -> dict[str, Tensor]:
+        image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 255
+        return {"image": image, "task": torch.tensor([TASKS.index(task)])}
+
+    module, outputs = OneFormerGraph(model).eval(), ["class_logits", "mask_logits"]
+    if not any_size:
+        return Graph(module, example(*size, task), outputs, others=[example(*size, each) for each in TASKS])
+    free = {axis: unit * torch.export.Dim(name, min=2) for axis, name in ((2, "rows"), (3, "columns"))}
+    others = [example(unit * rows, unit * columns, each) for (rows, columns), each in OTHERS]
+    return Graph(module, example(*size, task), outputs, {"image": free}, others)

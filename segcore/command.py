@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from segcore.script import USER_ERRORS
+
 _DISTRIBUTION = "oneformer-seggpt"
 
 
@@ -49,7 +51,7 @@ def run_commands(
         return 2
     try:
         return importlib.import_module(commands[name].module).main(argv[1:], f"{prog} {name}") or 0
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

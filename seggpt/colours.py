@@ -21,7 +21,7 @@ THRESHOLD = 0.5  # of a score: nearer to the label's colour than to the backgrou
 # Corners of the colour cube. A soft edge between two of them, or to black, is never nearest to a third: other
 # colours would draw a ring of a wrong label around each object. White first: with a single label that is the
 # form the released model was shown most.
-_CORNERS = (
+CORNERS = (
     (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255),
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ _CORNERS = (
 def _spread() -> np.ndarray:
     """The corners, then all other colours of the grid, each as far as possible from those before it."""
     grid = np.stack(np.meshgrid(LEVELS, LEVELS, LEVELS, indexing="ij"), -1).reshape(-1, 3).astype(np.int64)
-    chosen = [np.array(c, np.int64) for c in _CORNERS]
+    chosen = [np.array(c, np.int64) for c in CORNERS]
     nearest = np.min([((grid - c) ** 2).sum(1) for c in [np.zeros(3, np.int64), *chosen]], axis=0)
     while len(chosen) < MAX_LABELS:
         best = int(nearest.argmax())  # ties: the first, so the order never changes

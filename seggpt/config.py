@@ -25,6 +25,7 @@ def add_seggpt_config(cfg: CN) -> None:
     from . import data, evaluation, modeling  # noqa: F401  (their import registers)
 
     register_builtin()
+    evaluation.register_few_shot_sets()
     add_segcore_config(cfg)
     if "SEGGPT" in cfg.MODEL:
         return
@@ -44,8 +45,9 @@ def add_seggpt_config(cfg: CN) -> None:
     m.USE_CHECKPOINT = False        # activation checkpointing of the blocks, in training
     m.INIT = "plain"                # or "matching", for small models from scratch
     m.LOSS_BETA = 0.01              # smooth L1 turns from square to line here (normalised colours)
-    # In-context tuning, META_ARCHITECTURE "SegGPTTuner": of which network, and whether the task is by instance.
-    m.TUNING = CN({"NETWORK": "", "INSTANCE": False})
+    # In-context tuning, META_ARCHITECTURE "SegGPTTuner": of which network, whether the task is by instance, and the
+    # levels per channel of the classes' palette (0: as few as suffice; Painter has 7 for COCO).
+    m.TUNING = CN({"NETWORK": "", "INSTANCE": False, "LEVELS": 0})
     _add_episodes(cfg)
     _add_evaluation(cfg)
 
@@ -85,15 +87,22 @@ def _add_episodes(cfg: CN) -> None:
 def _add_evaluation(cfg: CN) -> None:
     cfg.TEST.PROTOCOL = "few_shot"
     f = cfg.TEST.FEW_SHOT = CN()
-    f.EPISODES = 1000           # per data set (HSNet's harness, which the paper's baselines use)
+    # Per data set or fold (HSNet's harness, which the paper's baselines use); 0: every picture of every class is the
+    # question once (FSS-1000's protocol).
+    f.EPISODES = 1000
     f.SHOTS = [1, 5]            # examples; the paper's "few-shot" is not given a number, its baselines' is 5
     f.SEED = 0                  # of the list of episodes
     f.ENSEMBLE = "feature"      # or "spatial"
-    f.CLASSES = []              # names of the classes asked for (a fold); empty: all that have enough pictures
+    f.CLASSES = []              # names of those asked for; empty: the set's own fold, or all with enough pictures
     f.THINGS_ONLY = False       # leave stuff classes out
     # "semantic_by_examples": the set that gives the examples ("": the first of DATASETS.TRAIN), examples per
     # class, and the seed that draws them (the paper takes the best of 1000, 2000, 3000, 4000).
     cfg.TEST.EXAMPLES = CN({"DATASET": "", "SHOTS": 1, "SEED": 1000})
+    # "panoptic_tuned": files of two tuned prompts, and Painter's merging: least score of an object, the share of
+    # it that better ones may cover, and the least area of stuff.
+    cfg.TEST.PANOPTIC = CN(
+        {"SEMANTIC_PROMPT": "", "INSTANCE_PROMPT": "", "SCORE": 0.55, "OVERLAP": 0.5, "STUFF_AREA": 8192}
+    )
 
 
 def read_config(path: str | os.PathLike) -> CN:

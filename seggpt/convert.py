@@ -1,4 +1,4 @@
-"""Hugging Face's spelling of SegGPT's weights and configuration, both ways.
+"""Weights of other origin: Hugging Face's spelling of SegGPT, both ways, and MAE's encoder.
 
 Ours is the released file's (`seggpt_vit_large.pth`), which Painter's shares except for the two type
 tokens. No tensor is transposed or split: only names differ.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -81,16 +81,38 @@ def is_huggingface(keys) -> bool:
     return _MODULES["segment_token_x"] in keys
 
 
-def register() -> None:
-    """Teach the checkpointer Hugging Face's names; harmless when called twice.
+def is_mae(state: Mapping[str, Tensor]) -> bool:
+    """Whether this is a plain ViT with a class token, as MAE's files are (with its decoder or without)."""
+    return "cls_token" in state and "blocks.0.attn.qkv.weight" in state and "segment_token_x" not in state
 
-    The released files, SegGPT's and Painter's, have ours and need no conversion.
+
+def from_mae(state: Mapping[str, Tensor], model_keys: Collection[str]) -> dict[str, Tensor]:
+    """The encoder of an MAE checkpoint: patches, positions, blocks, last norm (arXiv:2111.06377).
+
+    Its class token and decoder are left out; its mask token belongs to that decoder.
+    """
+    parts = ("patch_embed.", "pos_embed", "blocks.", "norm.")
+    return {key: value for key, value in state.items() if key.startswith(parts) and key in model_keys}
+
+
+def register() -> None:
+    """Teach the checkpointer Hugging Face's names and MAE's files; harmless when called twice.
+
+    The released files, SegGPT's and Painter's, have our names and need no conversion.
     """
     register_converter(
         "Hugging Face SegGPT",
         is_huggingface,
         lambda state, model: from_huggingface(state),
         for_model=lambda keys: "segment_token_x" in keys,
+    )
+    register_converter(
+        "MAE encoder",
+        is_mae,
+        lambda state, model: from_mae(state, model.state_dict().keys()),
+        optional=[r"blocks\.\d+\.attn\.rel_pos_[hw]"],  # MAE has none: they start at zero
+        for_model=lambda keys: "segment_token_x" in keys,
+        shares_names=True,
     )
 
 

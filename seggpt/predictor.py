@@ -222,14 +222,11 @@ class SegGPTPredictor:
     ) -> list[Prediction]:
         """Segment several pictures; each gets what it would get alone."""
         _check_choice("fit", fit, pictures.FITS)
-        if not isinstance(prompts, Prompts):
-            raise TypeError(
-                f"prompts is a {type(prompts).__name__}; make it with encode_prompts or load_prompts"
-            )
-        if prompts.fingerprint != self._fingerprint:
+        self._check_prompts(prompts)
+        if not len(prompts.labels):
             raise ValueError(
-                "these prompts were encoded by another model (or by this one in another precision); "
-                "encode them again with encode_prompts"
+                "these prompts paint objects by their place, not by label; read them with "
+                "seggpt.evaluation.place_decoding.read_places(predictor.paint(image, prompts))"
             )
         if not 0 <= threshold < 1 or not 0 <= overlap < 1 or (tile is not None and tile < 1):
             raise ValueError(
@@ -246,9 +243,27 @@ class SegGPTPredictor:
             predictions += [self._read(p, prompts, threshold) for p in self._paint(part, prompts, fit)]
         return predictions
 
+    def paint(self, image: np.ndarray, prompts: Prompts) -> np.ndarray:
+        """The network's painting of a picture (H, W, 3) and nothing read from it: (h, w, 3) uint8, of `size`."""
+        self._check_prompts(prompts)
+        canvas = pictures.fit_picture(pictures.check_picture(image), self.size, "squash").pixels
+        painting = self._paint([canvas], prompts, "squash")[0][0]
+        return painting.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
     def canvas_labels(self, prediction: Prediction, fit: str = "squash") -> np.ndarray:
         """A prediction's label map at the network's size, to serve as a prompt for the next frame."""
         return pictures.fit_labels(prediction.label_map, self.size, fit)
+
+    def _check_prompts(self, prompts: Prompts) -> None:
+        if not isinstance(prompts, Prompts):
+            raise TypeError(
+                f"prompts is a {type(prompts).__name__}; make it with encode_prompts or load_prompts"
+            )
+        if prompts.fingerprint != self._fingerprint:
+            raise ValueError(
+                "these prompts were encoded by another model (or by this one in another precision); "
+                "encode them again with encode_prompts"
+            )
 
     @torch.inference_mode()
     def _paint(self, images: Sequence[np.ndarray], prompts: Prompts, fit: str) -> list[Tensor]:

@@ -15,7 +15,8 @@ def tuned_prompts(tuner: SegGPTTuner, colours: np.ndarray) -> Prompts:
     """The learnt prompt of a tuner; label i + 1 is the class of the i-th colour.
 
     Args:
-        colours: (classes, 3) uint8, those of the training (`seggpt.data.colouring.fixed_colours`).
+        colours: (classes, 3) uint8, those of the training (`seggpt.data.colouring.fixed_colours`); (0, 3) for a
+            task by instance, whose painting is read by place.
     """
     model = tuner.model
     image, target = tuner.prompt_image.detach(), tuner.prompt_target.detach()

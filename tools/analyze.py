@@ -8,7 +8,6 @@ python tools/analyze.py errors --config-file configs/facade/oneformer_compact.ya
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
@@ -27,6 +26,7 @@ from segcore.engine import argument_parser, build_config
 from segcore.evaluation import write_metrics
 from segcore.inference import build_runner
 from segcore.predictions import Classes
+from segcore.script import run_script
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -85,11 +85,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
+def main() -> None:
     arguments = parse_args()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            arguments.work(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        arguments.work(arguments)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -7,7 +7,6 @@ python tools/export_hf.py --weights demo/weights/FILE.safetensors --output FOLDE
 from __future__ import annotations
 
 import argparse
-import sys
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
@@ -16,6 +15,7 @@ import oneformer.modeling  # noqa: F401  registers the model
 from oneformer import add_oneformer_config
 from oneformer.convert import HuggingFaceExporter
 from segcore.checkpoint import Checkpointer, load_portable
+from segcore.script import run_script
 
 
 def main() -> None:
@@ -53,7 +53,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -7,7 +7,6 @@ python tools/export_portable.py --config-file configs/facade/oneformer_compact.y
 from __future__ import annotations
 
 import argparse
-import sys
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -17,6 +16,7 @@ from detectron2.modeling import build_model
 from oneformer import add_oneformer_config
 from segcore.checkpoint import Checkpointer, save_portable
 from segcore.engine.ema import load_average
+from segcore.script import run_script
 from seggpt import add_seggpt_config
 
 
@@ -65,7 +65,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

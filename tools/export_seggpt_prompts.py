@@ -7,12 +7,13 @@ python tools/export_seggpt_prompts.py --config-file configs/seggpt/tune_ade20k.y
 from __future__ import annotations
 
 import argparse
-import sys
 
+import numpy as np
 from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
 from segcore.checkpoint import Checkpointer
+from segcore.script import run_script
 from seggpt import add_seggpt_config
 from seggpt.data.colouring import fixed_colours
 from seggpt.evaluation.few_shot import class_names
@@ -29,8 +30,11 @@ def main() -> None:
     tuner = SegGPTTuner(cfg).eval()
     Checkpointer(tuner).load(args.weights, checkpointables=[])
     names = class_names(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
-    tuned_prompts(tuner, fixed_colours(len(names))).save(args.output)
-    print(f"wrote {args.output}; label i is class i - 1 of: {', '.join(names)}")
+    tuning = cfg.MODEL.SEGGPT.TUNING
+    colours = np.zeros((0, 3), np.uint8) if tuning.INSTANCE else fixed_colours(len(names), tuning.LEVELS)
+    tuned_prompts(tuner, colours).save(args.output)
+    meaning = "it paints by place" if tuning.INSTANCE else f"label i is class i - 1 of: {', '.join(names)}"
+    print(f"wrote {args.output}; {meaning}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +47,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

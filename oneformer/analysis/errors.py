@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from segcore.data.layers import Layer, read_layers
-from segcore.evaluation.pairs import count_table, pair_runs
+from segcore.evaluation.pairs import count_table, pair_counts
 
 from ..tasks import INSTANCE, PANOPTIC, SEMANTIC
 
@@ -94,8 +94,8 @@ def _count_image(report: ErrorReport, output: dict, layers: list[Layer], task: s
     if "sem_seg" in output:
         truth = _class_map(layers[0], void)
         predicted = output["sem_seg"].argmax(0).cpu().numpy()
-        rows, columns, lengths = pair_runs(truth, predicted)
-        table = count_table(rows, columns, lengths, report.confusion.shape)
+        rows, columns, pixels = pair_counts(truth, predicted)
+        table = count_table(rows, columns, pixels, report.confusion.shape)
         report.confusion += table
     if task == SEMANTIC:
         return _mean_iou(table)

@@ -17,6 +17,9 @@ import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import NoOpTransform, PadTransform, Transform
 
+from segcore.data.images import contiguous
+from segcore.data.resize import ResizeAndCrop
+
 _IMAGE_PAD = 128
 _VOID = 0
 
@@ -42,9 +45,8 @@ def resize_crop(
         channel_order: "RGB" or "BGR".
         flip: "horizontal", "vertical" or "none".
     """
-    steps: list[T.Augmentation] = [ResizeShortestEdge(min_sizes, max_size, sampling)]
-    if crop is not None:
-        steps.append(T.RandomCrop(*crop))
+    resize = ResizeShortestEdge(min_sizes, max_size, sampling)
+    steps: list[T.Augmentation] = [resize if crop is None else ResizeAndCrop(resize, T.RandomCrop(*crop))]
     if color_jitter:
         steps.append(ColorJitterSSD(channel_order))
     steps += _flips(flip)
@@ -57,11 +59,9 @@ def lsj(
     *, image_size: int, min_scale: float, max_scale: float, flip: str = "horizontal"
 ) -> list[T.Augmentation]:
     """Flip, scale by a factor from [min_scale, max_scale], crop or pad to a square of `image_size`."""
-    return [
-        *_flips(flip),
-        ResizeScale(min_scale, max_scale, image_size, image_size),
-        T.FixedSizeCrop((image_size, image_size), pad_value=_IMAGE_PAD, seg_pad_value=_VOID),
-    ]
+    resize = ResizeScale(min_scale, max_scale, image_size, image_size)
+    crop = T.FixedSizeCrop((image_size, image_size), pad_value=_IMAGE_PAD, seg_pad_value=_VOID)
+    return [*_flips(flip), ResizeAndCrop(resize, crop)]
 
 
 def _resize_crop_arguments(cfg) -> dict:
@@ -144,16 +144,26 @@ class PadToMultiple(T.Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         height, width = image.shape[:2]
-        return PadTransform(
-            0,
-            0,
-            -width % self.size,
-            -height % self.size,
-            width,
-            height,
-            pad_value=_IMAGE_PAD,
-            seg_pad_value=_VOID,
+        right, bottom = -width % self.size, -height % self.size
+        if not (right or bottom):
+            return NoOpTransform()  # PadTransform would copy
+        return _Pad(
+            0, 0, right, bottom, orig_w=width, orig_h=height, pad_value=_IMAGE_PAD, seg_pad_value=_VOID
         )
+
+
+class _Pad(PadTransform):
+    """Padding of byte pictures by OpenCV, five times as fast."""
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return self._bordered(img, self.pad_value)
+
+    def apply_segmentation(self, img: np.ndarray) -> np.ndarray:
+        return self._bordered(img, self.seg_pad_value)
+
+    def _bordered(self, img: np.ndarray, value: float) -> np.ndarray:
+        border = (self.y0, self.y1, self.x0, self.x1)
+        return cv2.copyMakeBorder(contiguous(img), *border, cv2.BORDER_CONSTANT, value=(value,) * 3)
 
 
 class ColorJitterSSD(T.Augmentation):
@@ -198,33 +208,28 @@ class ColorJitterSSD(T.Augmentation):
     def _brightness(self) -> list[_Step]:
         if not random.randrange(2):
             return []
-        return [_Step(False, _table(shift=random.uniform(-self.brightness, self.brightness)))]
+        return [_Step(None, _table(shift=random.uniform(-self.brightness, self.brightness)))]
 
     def _contrast(self) -> list[_Step]:
         if not random.randrange(2):
             return []
-        return [_Step(False, _table(factor=random.uniform(*self.contrast)))]
+        return [_Step(None, _table(factor=random.uniform(*self.contrast)))]
 
     def _saturation(self) -> list[_Step]:
         if not random.randrange(2):
             return []
-        identity = np.arange(256, dtype=np.uint8)
-        return [
-            _Step(True, np.stack([identity, _table(factor=random.uniform(*self.saturation)), identity], -1))
-        ]
+        return [_Step(1, _table(factor=random.uniform(*self.saturation)))]
 
     def _hue(self) -> list[_Step]:
         if not random.randrange(2):
             return []
-        identity = np.arange(256, dtype=np.uint8)
-        hue = ((np.arange(256) + random.randint(-self.hue, self.hue)) % 180).astype(np.uint8)
-        return [_Step(True, np.stack([hue, identity, identity], -1))]
+        return [_Step(0, ((np.arange(256) + random.randint(-self.hue, self.hue)) % 180).astype(np.uint8))]
 
 
 class _Step(NamedTuple):
-    """One table look-up: `table` (256,) for all channels, or (256, 3) one column each, in HSV if `in_hsv`."""
+    """One look-up in a `table` (256,) of bytes: of channel `hsv_channel` in HSV, or of all channels as they are."""
 
-    in_hsv: bool
+    hsv_channel: int | None
     table: np.ndarray
 
 
@@ -244,13 +249,14 @@ class LookupTransform(Transform):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         img = np.ascontiguousarray(img)
-        for step in self.steps:
-            table = step.table.reshape(1, 256, -1)
-            if step.in_hsv:
-                # Back and forth for each step: the rounding between two steps is part of the recipe.
-                img = cv2.cvtColor(cv2.LUT(cv2.cvtColor(img, self.to_hsv), table), self.from_hsv)
-            else:
+        for channel, table in self.steps:
+            if channel is None:
                 img = cv2.LUT(img, table)
+                continue
+            # Back and forth for each step: the rounding between two steps is part of the recipe.
+            hsv = cv2.cvtColor(img, self.to_hsv)
+            cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+            img = cv2.cvtColor(hsv, self.from_hsv, hsv)
         return img
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:

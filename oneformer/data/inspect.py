@@ -1,29 +1,19 @@
-"""Look at training samples as the model gets them: `python -m oneformer.data.inspect CONFIG [KEY VALUE ...]`.
-
-For each sample a picture: the augmented image, the targets of the task that was
-drawn, and the texts.  `--check` reads every label instead, and lists the bad ones.
-"""
+"""A training sample of OneFormer as a picture: image, targets of the task that was drawn, texts."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from PIL import Image
 
-from segcore.data.catalog import load_dataset
-from segcore.data.training_set import check_labels
-from segcore.engine import Trainer, argument_parser, build_config
+from segcore.data.inspect import Drawing
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction
 from segcore.visualization import grid, render
 from segcore.visualization.legend import title
 
-from ..config import add_oneformer_config
 from ..tasks import INSTANCE, PANOPTIC
 
 _SIDE = 640  # longest side of each of the two pictures, pixels
@@ -86,71 +76,16 @@ def _wrapped(words: list[str], width: int) -> Iterator[str]:
     yield line
 
 
-def draw_samples(
-    samples: Iterable[dict], classes: Classes, channel_order: str, output: str, count: int
-) -> list[str]:
-    """Draw the first training inputs into the folder `output`; returns the paths of the pictures."""
-    os.makedirs(output, exist_ok=True)
-    paths = []
-    for number, sample in zip(range(count), samples):
-        paths.append(os.path.join(output, f"sample_{number:02d}_{sample['task']}.png"))
-        Image.fromarray(draw_sample(sample, classes, channel_order)).save(paths[-1])
+def build_drawing(cfg) -> Callable[[dict], Drawing]:
+    """How a training sample of this config is drawn; for `segcore.data.inspect`."""
+    classes = Classes.from_metadata(MetadataCatalog.get(cfg.DATASETS.CLASSES or cfg.DATASETS.TRAIN[0]))
+    channel_order = cfg.INPUT.FORMAT
+
+    def draw(sample: dict) -> Drawing:
         height, width = sample["image"].shape[1:]
         targets = Counter(classes.names[i] for i in sample["instances"].gt_classes.tolist())
         listed = ", ".join(f"{n} x {name}" for name, n in targets.items()) or "no target"
-        print(f"{paths[-1]}: {sample['file_name']}, {height}x{width}, {sample['task']}: {listed}", flush=True)
-    return paths
+        about = f"{height}x{width}, {sample['task']}: {listed}"
+        return Drawing(draw_sample(sample, classes, channel_order), sample["task"], about)
 
-
-def check_sets(names: Iterable[str]) -> int:
-    """Read every label of registered data sets, print the bad ones and their number; returns it."""
-    total = 0
-    for name in names:
-        problems: list[str] = []
-        records = load_dataset(name, problems)
-        problems += [problem for problem in check_labels(records, name) if problem is not None]
-        for problem in problems:
-            print(problem)
-        print(f"{name}: {len(records)} labels read, {len(problems)} are bad", flush=True)
-        total += len(problems)
-    return total
-
-
-def build_samples(cfg) -> tuple[Iterator[dict], Classes, str]:
-    """The training inputs of a config one after the other, its classes and its channel order."""
-    classes = Classes.from_metadata(MetadataCatalog.get(cfg.DATASETS.CLASSES or cfg.DATASETS.TRAIN[0]))
-    samples = (sample for batch in Trainer.build_train_loader(cfg) for sample in batch)
-    return samples, classes, cfg.INPUT.FORMAT
-
-
-def _names_arguments(cfg) -> list[str]:
-    return list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m oneformer.data.inspect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("config", help="a YAML file")
-    parser.add_argument("--output", default="output/inspect", help="folder of the pictures")
-    parser.add_argument("--count", type=int, default=8, help="how many samples are drawn")
-    parser.add_argument("--check", action="store_true", help="read all labels and list the bad ones; draw nothing")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        run = argument_parser().parse_args(["--config-file", args.config, *args.opts])
-        cfg = build_config(run, [add_oneformer_config])
-        if args.check:
-            return 1 if check_sets(_names_arguments(cfg)) else 0
-        draw_samples(*build_samples(cfg), args.output, args.count)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return draw

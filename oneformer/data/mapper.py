@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from segcore.data import MAPPER_REGISTRY
-from segcore.data.images import read_image
+from segcore.data.images import contiguous, read_image
 from segcore.data.layers import read_layers
 from segcore.data.segments import pack, unpack
 
@@ -266,5 +266,5 @@ def _check_size(record: dict, image: np.ndarray) -> None:
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """(H, W, 3) -> (3, H, W)."""
     planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
-    cv2.split(np.ascontiguousarray(image), list(planes))   # ten times as fast as copying the transposed array
+    cv2.split(contiguous(image), list(planes))   # ten times as fast as copying the transposed array
     return torch.from_numpy(planes)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from segcore.data.images import contiguous
 from segcore.masks import LayeredMasks
 
 from ..tasks import INSTANCE, SEMANTIC
@@ -45,7 +46,7 @@ def make_targets(
     Returns:
         Targets; with no segment at all, N is 0.
     """
-    indices = np.ascontiguousarray(indices)   # a flip leaves a view that OpenCV does not read
+    indices = contiguous(indices)   # a flip leaves a view that OpenCV does not read
     present = _present(indices, len(segments_info) + 1)
     targets, slot_of_index = _assign_slots(present[1:], segments_info, task, thing_ids)
     # One look-up gives every pixel the number of its target, or len(targets) for none; one more its class.

@@ -35,8 +35,10 @@ def in_token_chunks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if not few_at_once(x):
         return function(x)
-    parts = x.flatten(0, 1).split(TOKENS_AT_ONCE)
-    return joined((function(part) for part in parts), 0, x.shape[0] * x.shape[1]).view(*x.shape[:2], -1)
+    tokens = x.flatten(0, 1)
+    # of one size: a short last part would be slow for its size
+    parts = tokens.tensor_split(max(1, round(len(tokens) / TOKENS_AT_ONCE)))
+    return joined((function(part) for part in parts), 0, len(tokens)).view(*x.shape[:2], -1)
 
 
 def joined(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:

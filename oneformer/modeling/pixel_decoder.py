@@ -19,10 +19,10 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segcore.ops import ms_deform_attn_fused
+from segcore.ops import linear, ms_deform_attn_fused
 
 from .layers import in_token_chunks
-from .position_encoding import sine_position_encoding
+from .position_encoding import sine_position_tokens
 
 
 class MSDeformAttn(nn.Module):
@@ -92,16 +92,18 @@ class EncoderLayer(nn.Module):
         self.linear2 = nn.Linear(feedforward_dim, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         attended = self.self_attn(x + position, x, reference, sizes)
-        return in_token_chunks(self._feed_forward, self.norm1(x + self.dropout(attended)))
+        return in_token_chunks(self._normalise_and_feed_forward, self.dropout(attended).add_(x))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
-        return self.norm2(x + self.dropout(hidden))
+    def _normalise_and_feed_forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x)
+        hidden = linear(x, self.linear1.weight, self.linear1.bias, relu=True)
+        hidden = self.linear2(self.dropout(hidden))
+        return self.norm2(self.dropout(hidden).add_(x))
 
 
 class _LayerStack(nn.Module):
@@ -128,11 +130,9 @@ class DeformableEncoder(nn.Module):
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position = torch.cat(
             [
-                sine_position_encoding(h, w, x.shape[2], x.device).flatten(2).transpose(1, 2).to(x.dtype)
-                + embed
+                sine_position_tokens(h, w, x.shape[2], x.device).to(x.dtype) + embed
                 for (h, w), embed in zip(sizes, self.level_embed, strict=True)
-            ],
-            dim=1,
+            ]
         )
         reference = torch.cat([token_centres(h, w, x.device) for h, w in sizes])
         for layer in self.encoder.layers:
@@ -141,7 +141,8 @@ class DeformableEncoder(nn.Module):
             else:
                 x = layer(x, position, reference, sizes)
         parts = x.split([h * w for h, w in sizes], dim=1)
-        return [p.transpose(1, 2).unflatten(2, size) for p, size in zip(parts, sizes, strict=True)]
+        # this order of the views leaves strides that PyTorch takes for channels last
+        return [p.unflatten(1, size).permute(0, 3, 1, 2) for p, size in zip(parts, sizes, strict=True)]
 
 
 def token_centres(height: int, width: int, device: torch.device) -> Tensor:
@@ -212,7 +213,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.mask_features = Conv2d(dim, mask_dim, 1)
         fine_channels = input_shape[self.fine_feature].channels
         self.adapter_1 = Conv2d(fine_channels, dim, 1, bias=not norm, norm=_norm(norm, dim))
-        self.layer_1 = Conv2d(dim, dim, 3, padding=1, bias=not norm, norm=_norm(norm, dim), activation=F.relu)
+        self.layer_1 = Conv2d(dim, dim, 3, padding=1, bias=not norm, norm=_norm(norm, dim), activation=F.relu_)
         for conv in (self.mask_features, self.adapter_1, self.layer_1):
             weight_init.c2_xavier_fill(conv)
 
@@ -250,11 +251,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 for projection, name in zip(self.input_proj, self.coarse_to_fine, strict=True)
             ]
             maps = self.transformer(maps)
-            fine = self.adapter_1(features[self.fine_feature].to(dtype))
-            # In place, and one name for all: no map of this size lives longer than it must.
-            fine += F.interpolate(maps[-1], size=fine.shape[-2:], mode="bilinear", align_corners=False)
-            fine = self.layer_1(fine)
-            return self.mask_features(fine), maps
+            # Maps of stride 4 are large, and new memory costs more than an addition: in place, and none is kept.
+            x = self.adapter_1(features[self.fine_feature].to(dtype))
+            x.add_(F.interpolate(maps[-1], size=x.shape[-2:], mode="bilinear", align_corners=False))
+            x = self.layer_1(x)
+            return self.mask_features(x), maps
 
 
 def _norm(name: str, channels: int) -> nn.Module | None:

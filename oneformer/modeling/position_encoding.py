@@ -29,11 +29,19 @@ def sine_position_encoding(
     Raises:
         ValueError: if `channels` is not a multiple of 4 (a sine and a cosine for each axis).
     """
+    tokens = sine_position_tokens(height, width, channels, device, temperature)
+    return tokens.T.unflatten(1, (height, width))[None].contiguous()
+
+
+def sine_position_tokens(
+    height: int, width: int, channels: int, device: torch.device, temperature: float = 10000.0
+) -> Tensor:
+    """The same with cells in rows: (height * width, channels). Raises the same."""
     if channels % 4:
         raise ValueError(f"a sine position encoding needs channels divisible by 4, got {channels}")
     y, x = axis_encodings(height, width, channels, device, temperature)
     grid = torch.cat((y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)), dim=2)
-    return grid.permute(2, 0, 1)[None].contiguous()
+    return grid.flatten(0, 1)
 
 
 def axis_encodings(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "demo" / "weights"
+# An installed wheel has none: this names a folder that does.
+ENVIRONMENT_VARIABLE = "SEGCORE_WEIGHTS"
+FOLDER = Path(os.environ.get(ENVIRONMENT_VARIABLE) or Path(__file__).resolve().parents[2] / "demo" / "weights")
 
 
 def bundled_weights(model: str) -> str:
@@ -20,6 +23,7 @@ def bundled_weights(model: str) -> str:
     if not found:
         raise FileNotFoundError(
             f"there are no bundled weights: no {model}*.safetensors in {FOLDER}; run inside a full clone "
-            "of the repository, or give weights (and, unless they are a portable file, a config)"
+            f"of the repository, set {ENVIRONMENT_VARIABLE} to its folder demo/weights, or give weights "
+            "(and, unless they are a portable file, a config)"
         )
     return str(found[0])

@@ -92,15 +92,13 @@ class Checkpointer(DetectionCheckpointer):
         """Convert and check; touches nothing."""
         model_state = self.model.state_dict()
         rules = rules_for(model_state)
-        # A foreign format may share a few names with ours; a native file shares most of them.
-        shared = sum(key in model_state for key in raw.state)
-        converter = None if 2 * shared >= len(raw.state) else find_converter(raw.state, model_state)
+        converter = find_converter(raw.state, model_state)
         if converter is not None:
             if raw.config is not None:
                 converter.check_config(raw.config, self.model)
             state = converter.convert(raw.state, self.model)
             return match(state, model_state, rules, raw.source, converter.name, converter.optional)
-        if not shared:
+        if not any(key in model_state for key in raw.state):
             formats = ", ".join(known_formats(model_state)) or "none registered"
             raise ValueError(
                 f"{raw.source} is a checkpoint of another architecture: it shares no tensor with the model "

@@ -28,6 +28,7 @@ class Converter:
     optional: tuple[re.Pattern, ...] = ()
     for_model: Callable[[Collection[str]], bool] = lambda keys: True
     check_config: Callable[[Mapping, nn.Module], None] = lambda config, model: None
+    shares_names: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def register_converter(
     optional: Iterable[str] = (),
     for_model: Callable[[Collection[str]], bool] = lambda keys: True,
     check_config: Callable[[Mapping, nn.Module], None] = lambda config, model: None,
+    shares_names: bool = False,
 ) -> None:
     """Teach the checkpointer a foreign format; registering a name again replaces it.
 
@@ -71,9 +73,11 @@ def register_converter(
             for it; a file is not converted to another model's keys.
         check_config: (parsed config.json, model), called when the weights came with
             one; raises ValueError for a setting that differs and no shape shows.
+        shares_names: most of its keys are the model's own, of which it holds a part; then `detect` is asked
+            before a file counts as native.
     """
     patterns = tuple(re.compile(pattern) for pattern in optional)
-    _CONVERTERS[name] = Converter(name, detect, convert, patterns, for_model, check_config)
+    _CONVERTERS[name] = Converter(name, detect, convert, patterns, for_model, check_config, shares_names)
 
 
 def register_model_rules(
@@ -102,12 +106,15 @@ def rules_for(keys: Collection[str]) -> ModelRules:
 
 
 def find_converter(state: State, model_keys: Collection[str]) -> Converter | None:
-    """The registered format of a state dict, or None when no converter for the model claims it.
+    """The registered format of a state dict, or None when it is native or no converter for the model claims it.
 
     Raises:
         ValueError: if two formats claim it; one `detect` is then too loose.
     """
-    found = [converter for converter in _for(model_keys) if converter.detect(state)]
+    # A foreign format may share a few names with ours; a native file shares most of them.
+    native = 2 * sum(key in model_keys for key in state) >= len(state)
+    asked = [converter for converter in _for(model_keys) if converter.shares_names or not native]
+    found = [converter for converter in asked if converter.detect(state)]
     if len(found) > 1:
         raise ValueError(
             "the checkpoint fits several registered formats: "

@@ -15,6 +15,11 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def(
       "na_backward(Tensor grad, Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, "
       "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("resize_bilinear(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
+  m.def("resize_nearest(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
+  m.def("count_pairs(Tensor first, Tensor second) -> (Tensor, Tensor)");
+  m.def("png_ids(Tensor inflated, int height, int width) -> Tensor");
+  m.def("number_labels(Tensor labels, Tensor known) -> (Tensor, int)");
 }
 
 // A stamp of the sources (segcore/ops/build.py). Read in the file before it is loaded, and by Python after.

@@ -7,6 +7,7 @@
 // vectors. Taps outside the map read the zero row, which costs no branch and lets NaN weights through.
 #pragma once
 #include "msda_cpu.h"
+#include "msda_lanes.h"
 #include "scratch.h"
 #include "vec.h"
 

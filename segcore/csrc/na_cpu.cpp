@@ -4,10 +4,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
+
+#include <type_traits>
 
 #include "cpu_features.h"
 
@@ -31,7 +32,18 @@ NaKernels<T> kernels() {
   return na_kernels_default<T>();
 }
 
-// Inputs checked, contiguous and in the dtype that the kernel computes in.
+// In the dtype that the kernel computes in, each pixel's channels side by side.
+at::Tensor readable(const at::Tensor& x, at::ScalarType dtype) {
+  const auto y = x.to(dtype);
+  return y.size(-1) == 1 || y.stride(-1) == 1 ? y : y.contiguous();
+}
+
+template <class T, class U>
+NaTensor<T> view_of(const U& x) {
+  return {x.template data_ptr<std::remove_const_t<T>>(), x.stride(0), x.stride(1), x.stride(2), x.stride(3)};
+}
+
+// Inputs checked and in the dtype that the kernel computes in.
 struct Inputs {
   at::Tensor query, key, value, rpb;
   int64_t batch, heads, height, width, channels, kernel, dilation;
@@ -49,9 +61,7 @@ struct Inputs {
                 "neighborhood_attention_2d: kernel ", kernel, " (odd) and dilation ", dilation, " do not fit a map of ",
                 height, " x ", width);
     const auto dtype = query_in.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    query = query_in.to(dtype).contiguous();
-    key = key_in.to(dtype).contiguous();
-    value = value_in.to(dtype).contiguous();
+    query = readable(query_in, dtype), key = readable(key_in, dtype), value = readable(value_in, dtype);
     if (rpb_in.has_value()) {
       const int64_t side = 2 * kernel - 1;
       TORCH_CHECK(rpb_in->dim() == 3 && rpb_in->size(0) == heads && rpb_in->size(1) == side && rpb_in->size(2) == side,
@@ -62,30 +72,34 @@ struct Inputs {
 
   template <class T>
   NaProblem<T> problem() const {
-    return {heads, height, width, channels, kernel, dilation, T(scale), query.data_ptr<T>(), key.data_ptr<T>(),
-            value.data_ptr<T>(), rpb.defined() ? rpb.data_ptr<T>() : nullptr};
+    return {heads,
+            height,
+            width,
+            channels,
+            kernel,
+            dilation,
+            T(scale),
+            view_of<const T>(query),
+            view_of<const T>(key),
+            view_of<const T>(value),
+            rpb.defined() ? rpb.data_ptr<T>() : nullptr};
   }
 };
 
 template <class T>
 at::Tensor forward_typed(const Inputs& in) {
-  auto output = at::empty_like(in.query);
+  auto output = at::empty(in.query.sizes(), in.query.options());
   if (output.numel() == 0) return output;
   const auto p = in.problem<T>();
   const auto kernel = kernels<T>().forward;
-  T* target = output.template data_ptr<T>();
-  const int64_t groups = in.dilation * in.dilation, whole = in.batch * in.heads * groups;
+  const auto target = view_of<T>(output);
+  const int64_t tasks = in.batch * in.heads * in.dilation * in.dilation;
   const int64_t rows = (in.height + in.dilation - 1) / in.dilation;
-  // few heads on many cores: split the rows too, but not so thin that copying the keys counts
-  const int64_t wanted = (kTasksPerThread * at::get_num_threads() + whole - 1) / whole;
+  // few heads on many cores: split the rows too, but not so thin that packing the keys counts
+  const int64_t wanted = (kTasksPerThread * at::get_num_threads() + tasks - 1) / tasks;
   const int64_t bands = std::max<int64_t>(1, std::min(wanted, rows / in.kernel));
-  const int64_t step = (rows + bands - 1) / bands;
-  at::parallel_for(0, whole * bands, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t band = i % bands, group = i / bands % groups, map = i / bands / groups;
-      kernel(p, map, group / in.dilation, group % in.dilation, band * step, (band + 1) * step, target);
-    }
-  });
+  at::parallel_for(0, tasks * bands, 1,
+                   [&](int64_t begin, int64_t end) { kernel(p, bands, begin, end, target); });
   return output;
 }
 
@@ -94,21 +108,15 @@ void backward_typed(const Inputs& in, const at::Tensor& grad, at::Tensor& grad_q
                     at::Tensor& grad_value, at::Tensor& grad_rpb) {
   const auto p = in.problem<T>();
   const auto kernel = kernels<T>().backward;
-  const int64_t groups = in.dilation * in.dilation, maps = in.batch * in.heads;
-  const int64_t table = (2 * in.kernel - 1) * (2 * in.kernel - 1);
+  const int64_t groups = in.dilation * in.dilation, side = 2 * in.kernel - 1;
   // one bias table per task, added up in a fixed order: no atomics, and the same sum every time
   at::Tensor tables;
-  if (in.rpb.defined()) tables = at::zeros({in.batch, in.heads, groups, table}, in.query.options());
-  at::parallel_for(0, maps * groups, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i % groups, map = i / groups;
-      const NaGradients<T> grads{grad.data_ptr<T>(), grad_query.data_ptr<T>(), grad_key.data_ptr<T>(),
-                                 grad_value.data_ptr<T>(),
-                                 tables.defined() ? tables.data_ptr<T>() + i * table : nullptr};
-      kernel(p, map, group / in.dilation, group % in.dilation, grads);
-    }
-  });
-  if (tables.defined()) grad_rpb = tables.sum(at::IntArrayRef({0, 2})).view_as(in.rpb);
+  if (in.rpb.defined()) tables = at::zeros({in.batch, in.heads, groups, side, side}, in.query.options());
+  const NaGradients<T> grads{view_of<const T>(grad), view_of<T>(grad_query), view_of<T>(grad_key),
+                             view_of<T>(grad_value), tables.defined() ? tables.data_ptr<T>() : nullptr};
+  at::parallel_for(0, in.batch * in.heads * groups, 1,
+                   [&](int64_t begin, int64_t end) { kernel(p, begin, end, grads); });
+  if (tables.defined()) grad_rpb = tables.sum(at::IntArrayRef({0, 2}));
 }
 
 at::Tensor na_forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, int64_t kernel,
@@ -125,8 +133,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> na_backward(
   const Inputs in(query, key, value, kernel, dilation, rpb, scale);
   TORCH_CHECK(grad_in.sizes() == query.sizes(), "neighborhood_attention_2d: gradient of shape ", grad_in.sizes(),
               ", expected ", query.sizes());
-  const auto grad = grad_in.to(in.query.scalar_type()).contiguous();
-  auto grad_query = at::zeros_like(in.query), grad_key = at::zeros_like(in.key), grad_value = at::zeros_like(in.value);
+  const auto grad = readable(grad_in, in.query.scalar_type());
+  auto grad_query = at::zeros(in.query.sizes(), in.query.options());
+  auto grad_key = at::zeros(in.query.sizes(), in.query.options());
+  auto grad_value = at::zeros(in.query.sizes(), in.query.options());
   auto grad_rpb = in.rpb.defined() ? at::zeros_like(in.rpb) : at::empty({0}, in.query.options());
   if (in.query.numel() > 0) {
     if (in.query.scalar_type() == at::kDouble)

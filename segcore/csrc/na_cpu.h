@@ -4,29 +4,35 @@
 
 namespace segcore {
 
-// A map of heads x height x width pixels with `channels` channels each, row-major and contiguous.
+// A tensor (B, M, H, W, D) whose channels are contiguous; the other strides are free, in elements.
+template <class T>
+struct NaTensor {
+  T* data;
+  int64_t image, head, row, column;
+};
+
 template <class T>
 struct NaProblem {
   int64_t heads, height, width, channels;
   int64_t kernel, dilation;
   T scale;
-  const T *query, *key, *value;  // (B * M, H, W, D)
-  const T* rpb;                  // (M, 2K - 1, 2K - 1), or null
+  NaTensor<const T> query, key, value;
+  const T* rpb;  // (M, 2K - 1, 2K - 1), or null
 };
 
 template <class T>
 struct NaGradients {
-  const T* output;  // (B * M, H, W, D)
-  T *query, *key, *value;
-  T* rpb;  // (2K - 1, 2K - 1) of this task alone, zeroed; or null
+  NaTensor<const T> output;
+  NaTensor<T> query, key, value;  // zeroed
+  T* rpb;                         // (tasks, 2K - 1, 2K - 1), zeroed; or null
 };
 
-// A task is one dilation group of one head of one image: the pixels of one residue (top, left) modulo the dilation,
-// which attend to each other only. `map` is image * heads + head. The forward pass may be split by rows of the group.
+// Tasks are numbered (image, head, residue of the row, residue of the column): the pixels of one residue modulo the
+// dilation attend to each other only. The forward pass may split each into `bands` of rows: (task, band).
 template <class T>
 struct NaKernels {
-  void (*forward)(const NaProblem<T>&, int64_t map, int64_t top, int64_t left, int64_t begin, int64_t end, T* output);
-  void (*backward)(const NaProblem<T>&, int64_t map, int64_t top, int64_t left, const NaGradients<T>&);
+  void (*forward)(const NaProblem<T>&, int64_t bands, int64_t begin, int64_t end, const NaTensor<T>& output);
+  void (*backward)(const NaProblem<T>&, int64_t begin, int64_t end, const NaGradients<T>&);
 };
 
 template <class T>

@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "na_cpu.h"
 #include "target.h"
 
 #if SEGCORE_X86
 SEGCORE_TARGET_BEGIN("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,f16c")
+#define SEGCORE_VECTOR_BYTES 64
 #include "na_cpu_kernel.h"
 
 namespace segcore {

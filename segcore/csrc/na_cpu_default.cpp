@@ -1,4 +1,5 @@
 // Neighbourhood attention for the compiler's own target: SSE2 on x86, NEON on ARM.
+#define SEGCORE_VECTOR_BYTES 16
 #include "na_cpu_kernel.h"
 
 namespace segcore {

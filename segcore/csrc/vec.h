@@ -1,16 +1,21 @@
-// 32-byte vectors (8 floats or 4 doubles) for the CPU kernels.
+// Vectors for the CPU kernels: 32 bytes (8 floats or 4 doubles), unless the file that includes this says otherwise by
+// SEGCORE_VECTOR_BYTES. Wider vectors than the instruction set's own spill.
 //
-// 256 bits for every instruction set: wider vectors spill on AVX2 and gain nothing where 512-bit
-// multiply-adds are double pumped. Compilers without GCC's vector extension get plain loops.
+// Compilers without GCC's vector extension get plain loops.
 #pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace {
 
+#ifndef SEGCORE_VECTOR_BYTES
+#define SEGCORE_VECTOR_BYTES 32
+#endif
+
 template <class T>
-constexpr int kLanes = 32 / int(sizeof(T));
+constexpr int kLanes = SEGCORE_VECTOR_BYTES / int(sizeof(T));
 
 #if defined(__GNUC__) || defined(__clang__)
 #define SEGCORE_VECTORS 1
@@ -19,15 +24,15 @@ template <class T>
 struct VectorOf;
 template <>
 struct VectorOf<float> {
-  typedef float type __attribute__((vector_size(32)));
+  typedef float type __attribute__((vector_size(SEGCORE_VECTOR_BYTES)));
 };
 template <>
 struct VectorOf<double> {
-  typedef double type __attribute__((vector_size(32)));
+  typedef double type __attribute__((vector_size(SEGCORE_VECTOR_BYTES)));
 };
 template <class T>
 using Vec = typename VectorOf<T>::type;
-typedef int32_t IntVec __attribute__((vector_size(32)));
+typedef int32_t IntVec __attribute__((vector_size(SEGCORE_VECTOR_BYTES)));
 
 static inline IntVec load_int(const int32_t* p) {
   IntVec v;
@@ -60,6 +65,10 @@ struct Vec {
 
 #endif
 
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
+#define SEGCORE_SHUFFLE 1
+#endif
+
 template <class T>
 static inline Vec<T> load(const T* p) {
   Vec<T> v;
@@ -74,9 +83,13 @@ static inline void store(T* p, const Vec<T>& v) {
 
 template <class T>
 static inline Vec<T> splat(T x) {
+#ifdef SEGCORE_VECTORS
+  return x - Vec<T>{};  // one broadcast (x - 0 is x to the bit); GCC would insert lane by lane what a loop assigns
+#else
   Vec<T> v;
   for (int i = 0; i < kLanes<T>; ++i) v[i] = x;
   return v;
+#endif
 }
 
 // a where mask > 0, else b; lane by lane.
@@ -102,45 +115,18 @@ static inline V maximum(const V& a, const V& b) {
 #endif
 }
 
-#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
-#define SEGCORE_SHUFFLE 1
-#endif
-
-// Lane i of the result is the sum of v[i]'s lanes: a transpose by pairwise adds.
-static inline Vec<float> sum_lanes(const Vec<float>* v) {
 #ifdef SEGCORE_SHUFFLE
-  auto pair = [](Vec<float> a, Vec<float> b) {
-    return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14) +
-           __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-  };
-  const Vec<float> low = pair(pair(v[0], v[1]), pair(v[2], v[3]));  // half sums of 0 1 2 3, twice
-  const Vec<float> high = pair(pair(v[4], v[5]), pair(v[6], v[7]));
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
-         __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
-#else
-  Vec<float> sums;
-  for (int i = 0; i < 8; ++i)
-    sums[i] = ((v[i][0] + v[i][1]) + (v[i][2] + v[i][3])) + ((v[i][4] + v[i][5]) + (v[i][6] + v[i][7]));
-  return sums;
-#endif
+template <class V, size_t... I>
+static inline void riffle_lanes(const V& a, const V& b, V& low, V& high, std::index_sequence<I...>) {
+  constexpr size_t kCount = sizeof...(I);
+  low = __builtin_shufflevector(a, b, int(I % 2 * kCount + I / 2)...);
+  high = __builtin_shufflevector(a, b, int(I % 2 * kCount + (kCount + I) / 2)...);
 }
 
-static inline Vec<double> sum_lanes(const Vec<double>* v) {
-  Vec<double> sums;
-  for (int i = 0; i < 4; ++i) sums[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
-  return sums;
-}
-
-// x y x y ... -> x x ..., y y ...; one vector of each.
-template <class T>
-static inline void split_pairs(const T* xy, T* x, T* y) {
-  for (int i = 0; i < kLanes<T>; ++i) x[i] = xy[2 * i], y[i] = xy[2 * i + 1];
-}
-#ifdef SEGCORE_SHUFFLE
-static inline void split_pairs(const float* xy, float* x, float* y) {
-  const Vec<float> a = load(xy), b = load(xy + 8);
-  store(x, __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14));
-  store(y, __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15));
+// a0 b0 a1 b1 ...: the first and the second half of it.
+template <class V>
+static inline void riffle(const V& a, const V& b, V& low, V& high) {
+  riffle_lanes(a, b, low, high, std::make_index_sequence<sizeof(V) / sizeof(a[0])>());
 }
 #endif
 
@@ -185,12 +171,21 @@ static inline Vec<float> exponential(Vec<float> x) {
   std::memcpy(&power, &bits, sizeof(power));
   return x < -87.0f ? zero : p * power;
 }
+#else
+static inline Vec<float> exponential(Vec<float> x) {
+  for (int i = 0; i < kLanes<float>; ++i) x[i] = exponential(x[i]);
+  return x;
+}
 #endif
+static inline Vec<double> exponential(Vec<double> x) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = exponential(x[i]);
+  return x;
+}
 
 // In place; may touch the rest of the last vector.
 static inline void exponentials(float* x, int64_t count) {
 #ifdef SEGCORE_VECTORS
-  for (int64_t i = 0; i < count; i += 8) store(x + i, exponential(load(x + i)));
+  for (int64_t i = 0; i < count; i += kLanes<float>) store(x + i, exponential(load(x + i)));
 #else
   for (int64_t i = 0; i < count; ++i) x[i] = exponential(x[i]);
 #endif

@@ -11,6 +11,11 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+
+from segcore.ops.backend import choose_backend
+
+from .images import shared_tensor
 
 _MAX_ID = 1 << 24
 _TABLES = threading.local()
@@ -32,19 +37,31 @@ def index_map(ids: np.ndarray, segment_ids: Sequence[int], where: str) -> np.nda
             is 0 (void) or does not fit 24 bits; more than 65535 segments.
     """
     _check_ids(segment_ids, where)
-    dtype = np.uint8 if len(segment_ids) <= 255 else np.uint16
-    table, listed = _table(dtype), np.asarray(segment_ids, np.int64)
-    table[listed] = np.arange(1, len(segment_ids) + 1)
+    listed = np.array(segment_ids, np.int64)
+    if choose_backend("cpu") == "cpu":
+        numbers, unknown = torch.ops.segcore_native.number_labels(shared_tensor(ids), torch.from_numpy(listed))
+        indices = numbers.numpy()
+        indices = indices.view(np.uint8 if indices.itemsize == 1 else np.uint16)
+    else:
+        indices = _look_up(ids, listed)
+        unknown = np.count_nonzero(ids) - np.count_nonzero(indices)
+    if unknown:
+        unlisted = np.unique(ids[(indices == 0) & (ids != 0)])
+        raise ValueError(
+            f"{where} has pixels of {len(unlisted)} segment ids that its annotation does not list "
+            f"({', '.join(map(str, unlisted[:5]))}{', ...' if len(unlisted) > 5 else ''}); add them to "
+            f"segments_info, or set these pixels to 0 (void)"
+        )
+    return indices
+
+
+def _look_up(ids: np.ndarray, listed: np.ndarray) -> np.ndarray:
+    """Position in `listed` plus one, 0 elsewhere, by a table of all ids."""
+    table = _table(np.uint8 if len(listed) <= 255 else np.uint16)
+    table[listed] = np.arange(1, len(listed) + 1)
     # Not table[ids]: that would first copy the ids into eight bytes each.
     indices = np.take(table, ids, mode="clip")
     table[listed] = 0
-    if np.count_nonzero(indices) != np.count_nonzero(ids):
-        unknown = np.unique(ids[(indices == 0) & (ids != 0)])
-        raise ValueError(
-            f"{where} has pixels of {len(unknown)} segment ids that its annotation does not list "
-            f"({', '.join(map(str, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}); add them to "
-            f"segments_info, or set these pixels to 0 (void)"
-        )
     return indices
 
 

@@ -72,6 +72,11 @@ class WriteMetrics(hooks.PeriodicWriter):
     def before_train(self) -> None:
         self._writers = self._build_writers(self.trainer.start_iter)
 
+    def after_step(self) -> None:
+        super().after_step()
+        if (self.trainer.iter + 1) % self._period == 0:
+            self.trainer.storage.clear_images()  # only TensorBoard's writer does; without it they would pile up
+
 
 class WandbWriter(EventWriter):
     """Sends the scalars to Weights & Biases.

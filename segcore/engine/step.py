@@ -104,9 +104,14 @@ class StepTrainer(SimpleTrainer):
 
         grad_norm = self._clip()
         local = torch.stack(losses)  # (accumulate, losses)
-        mean, norm = self._read(local, grad_norm)
+        vector = self._means(local, grad_norm)
+        numbers = _ToHost(vector)
+        if self._guards_itself:
+            self._update_if_finite(vector)
+        *mean, norm = numbers.read()
         self._check(mean, norm, local, files)
-        self._update(norm)
+        if not self._guards_itself:
+            self._update(norm)
         self._log(mean, norm, data_time)
 
     def _forward_backward(self, batch: list[dict], number: int) -> torch.Tensor:
@@ -141,8 +146,8 @@ class StepTrainer(SimpleTrainer):
         norm = self.clipper(p for _, p in self._named_parameters)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-    def _read(self, local: torch.Tensor, grad_norm: torch.Tensor) -> tuple[list[float], float]:
-        """Mean losses over batches and processes, and the gradient norm: the step's only device read.
+    def _means(self, local: torch.Tensor, grad_norm: torch.Tensor) -> torch.Tensor:
+        """Mean losses over batches and processes, then the gradient norm: a vector, still on the device.
 
         A NaN of one process makes every process's mean NaN, so that all stop together.
         """
@@ -150,8 +155,18 @@ class StepTrainer(SimpleTrainer):
         if comm.get_world_size() > 1:
             dist.all_reduce(vector)
             vector /= comm.get_world_size()
-        *mean, norm = vector.tolist()
-        return mean, norm
+        return vector
+
+    @property
+    def _guards_itself(self) -> bool:
+        """Whether the optimizer can be told on the device to leave the weights alone (PyTorch's fused ones can)."""
+        fused = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return fused and self.grad_scaler is None and not is_sharded(self.model)
+
+    def _update_if_finite(self, vector: torch.Tensor) -> None:
+        """The update, unless a number is not finite: it is queued before this process has read a number."""
+        self.optimizer.found_inf = (~torch.isfinite(vector).all()).float()
+        self.optimizer.step()
 
     def _update(self, norm: float) -> None:
         if self.grad_scaler is None:
@@ -234,6 +249,24 @@ class StepTrainer(SimpleTrainer):
         self.seed = state_dict["seed"]
         if self.grad_scaler is not None and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+class _ToHost:
+    """A vector on its way to the CPU: the device goes on with what is queued after it."""
+
+    def __init__(self, vector: torch.Tensor) -> None:
+        self.arrived = None
+        self.vector = vector
+        if vector.device.type == "cuda":
+            self.vector = torch.empty_like(vector, device="cpu", pin_memory=True).copy_(vector, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def read(self) -> list[float]:
+        """Its values; waits for them alone."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.vector.tolist()
 
 
 def unwrap(model: nn.Module) -> nn.Module:

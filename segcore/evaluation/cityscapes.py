@@ -27,6 +27,7 @@ from segcore.data.cityscapes_tools import cityscapes_labels, require_cityscapess
 
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, save_png, save_text
+from .submission import folder_to_save_in
 
 
 class _Evaluator(DatasetEvaluator):
@@ -57,8 +58,6 @@ class _Evaluator(DatasetEvaluator):
         ground_truth: PanopticGroundTruth | None = None,
     ):
         require_cityscapesscripts(f"evaluating {dataset_name!r}")
-        if save_predictions and output_dir is None:
-            raise ValueError("save_predictions=True needs an output_dir to write to")
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._gt_dir = required(metadata, "gt_dir", "evaluation by cityscapesscripts")
@@ -69,7 +68,7 @@ class _Evaluator(DatasetEvaluator):
             raise ValueError(f"data set '{dataset_name}' has the class {unknown[0]!r}, which Cityscapes does not have")
         self._label_ids = np.array([ids[name] for name in names], dtype=np.uint8)
         self._names = list(names)
-        self._save_dir = output_dir if save_predictions else None
+        self._save_dir = folder_to_save_in(output_dir, save_predictions)
         self._distributed = distributed
         self.reset()
 

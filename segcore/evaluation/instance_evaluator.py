@@ -18,7 +18,7 @@ from .instance_truth import JsonTruth, PanopticTruth
 from .mask_truth import MaskTruth
 from .masks import encode_masks
 from .prediction_log import PredictionLog, merge_logs
-from .submission import INSTANCE_JSON
+from .submission import INSTANCE_JSON, folder_to_save_in
 
 __all__ = ["METRICS", "InstanceEvaluator"]
 
@@ -52,8 +52,7 @@ class InstanceEvaluator(DatasetEvaluator):
         max_detections: int = 100,
         ground_truth: PanopticGroundTruth | None = None,
     ):
-        if save_predictions and output_dir is None:
-            raise ValueError("save_predictions=True needs an output_dir to write to")
+        folder = folder_to_save_in(output_dir, save_predictions)
         self._dataset_name = dataset_name
         metadata = MetadataCatalog.get(dataset_name)
         self._category_of_class = _category_of_class(metadata)
@@ -66,7 +65,7 @@ class InstanceEvaluator(DatasetEvaluator):
             self._truth = PanopticTruth((ground_truth or PanopticGroundTruth(dataset_name)).checked())
         self._distributed = distributed
         self._max_detections = max_detections
-        self._log = PredictionLog(os.path.join(output_dir, INSTANCE_JSON)) if save_predictions else None
+        self._log = PredictionLog(os.path.join(folder, INSTANCE_JSON)) if folder else None
         self.reset()
 
     def reset(self) -> None:

@@ -4,23 +4,43 @@ tables."""
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from segcore.data.images import shared_tensor
+from segcore.ops.backend import choose_backend
 
 
-def pair_runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Summarise two label maps as runs of pixels over which both stay the same.
+def pair_counts(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """On how many pixels of two label maps each pair of labels falls.
 
-    Segmentation maps change every few dozen pixels, so all further work (look-ups, validity checks, counting)
-    shrinks by that factor; on pure noise it degrades to one run per pixel and stays correct.
+    Segmentation maps change every few dozen pixels: both forms below look at the ends of runs alone, and so shrink
+    the work by that factor. On pure noise they degrade to one run per pixel and stay correct.
 
     Args:
         first, second: label maps of one shape, any integer dtype, in raster order.
 
     Returns:
-        Three (R,) int64 arrays: label in `first`, label in `second`, number of pixels.
+        Three (R,) int64 arrays: label in `first`, label in `second`, number of pixels; each pair once.
     """
-    first, second = first.reshape(-1), second.reshape(-1)
+    first, second = np.ascontiguousarray(first).reshape(-1), np.ascontiguousarray(second).reshape(-1)
     if first.size == 0:
         return (np.zeros(0, np.int64),) * 3
+    if choose_backend("cpu") != "cpu":
+        return _merge(*_runs(first, second))
+    places, counts = torch.ops.segcore_native.count_pairs(*_words(first, second))
+    places = places.numpy()
+    return first[places].astype(np.int64), second[places].astype(np.int64), counts.numpy()
+
+
+def _words(*maps: np.ndarray) -> list[torch.Tensor]:
+    """The maps as tensors of one width; only whether two labels are equal counts, not their sign."""
+    width = max(labels.itemsize for labels in maps)
+    same = [labels if labels.itemsize == width else labels.astype(f"i{width}") for labels in maps]
+    return [shared_tensor(labels.view(np.uint8 if width == 1 else f"i{width}")) for labels in same]
+
+
+def _runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of pixels over which both stay the same: the two labels and the length."""
     is_start = np.empty(first.size, dtype=bool)
     is_start[0] = True
     np.not_equal(first[1:], first[:-1], out=is_start[1:])
@@ -28,6 +48,16 @@ def pair_runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.nda
     starts = np.flatnonzero(is_start)
     lengths = np.diff(starts, append=first.size)
     return first[starts].astype(np.int64), second[starts].astype(np.int64), lengths
+
+
+def _merge(first: np.ndarray, second: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each pair of labels once, with the sum of its lengths."""
+    known_first, known_second = np.unique(first), np.unique(second)
+    shape = (known_first.size, known_second.size)
+    rows, columns = np.searchsorted(known_first, first), np.searchsorted(known_second, second)
+    table = count_table(rows, columns, lengths, shape)
+    rows, columns = np.nonzero(table)
+    return known_first[rows], known_second[columns], table[rows, columns]
 
 
 def label_runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

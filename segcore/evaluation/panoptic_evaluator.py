@@ -17,7 +17,7 @@ from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, write_panoptic_png
 from .panoptic_quality import PanopticStat, match_segments
 from .results import write_json
-from .submission import PANOPTIC_FOLDER, PANOPTIC_JSON
+from .submission import PANOPTIC_FOLDER, PANOPTIC_JSON, folder_to_save_in
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,13 @@ class PanopticEvaluator(DatasetEvaluator):
         distributed: bool = True,
         ground_truth: PanopticGroundTruth | None = None,
     ):
-        if save_predictions and output_dir is None:
-            raise ValueError("save_predictions=True needs an output_dir to write to")
+        folder = folder_to_save_in(output_dir, save_predictions)
         self._truth = (ground_truth or PanopticGroundTruth(dataset_name)).checked()
         self._metadata = self._truth.metadata
         self._category_of_thing = {index: category for category, index in self._truth.things.items()}
         self._category_of_stuff = {index: category for category, index in self._truth.stuff.items()}
         self._distributed = distributed
-        self._png_dir = os.path.join(output_dir, PANOPTIC_FOLDER) if save_predictions else None
+        self._png_dir = os.path.join(folder, PANOPTIC_FOLDER) if folder else None
         self._output_dir = output_dir
         self.reset()
 

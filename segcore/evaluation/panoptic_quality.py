@@ -23,7 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from .pairs import count_table, pair_runs, positions
+from .pairs import pair_counts
+
+VOID = 0
 
 # A matched IoU is a double in (0.5, 1], hence a whole multiple of 2**-53. Summed as Python integers in this
 # unit the total is exact, so that it does not depend on the order of images nor on how they were spread over
@@ -139,14 +141,7 @@ def match_segments(pred_ids, pred_segments, gt_ids, gt_segments, stat: PanopticS
             f"the prediction is {_size(pred.map)} but the ground truth {_size(gt.map)} (height x width); "
             "resize the prediction to the image's original size"
         )
-    table = _overlaps(pred, gt)
-    pred_area = table[1:].sum(axis=1)
-    if not pred_area.all():
-        raise ValueError(
-            f"the prediction lists segments {pred.ids[pred_area == 0].tolist()} that have no pixel in its "
-            "map; leave them out of its segments"
-        )
-    _count(stat, pred, gt, table, pred_area)
+    _count(stat, pred, gt, _overlaps(pred, gt))
     return stat
 
 
@@ -160,65 +155,77 @@ class _Segments:
             raise TypeError(f"the {side}'s segment ids must be integers, got an array of {self.map.dtype}")
         if self.map.ndim != 2:
             raise ValueError(f"the {side}'s segment ids must be a (height, width) map, got {self.map.shape}")
-        self.ids = np.array([s["id"] for s in segments], dtype=np.int64)
-        self.categories = np.array([s["category_id"] for s in segments], dtype=np.int64)
-        self.areas = np.array([round(s.get("area") or 0) for s in segments], dtype=np.int64)
-        self.crowd = np.array([bool(s.get("iscrowd", 0)) for s in segments], dtype=bool)
-        if len(set(self.ids.tolist())) != len(self.ids) or (self.ids == 0).any():
+        self.category = {int(s["id"]): int(s["category_id"]) for s in segments}
+        self.listed = segments
+        self.pixels = dict.fromkeys((VOID, *self.category), 0)  # `_overlaps` counts them
+        if len(self.category) != len(segments) or VOID in self.category:
             raise ValueError(
-                f"the {side}'s segments must have distinct ids other than 0 (void), got {self.ids.tolist()}"
+                f"the {side}'s segments must have distinct ids other than 0 (void), got {[s['id'] for s in segments]}"
             )
-        unknown = sorted(set(self.categories.tolist()) - is_thing.keys())
+        unknown = set(self.category.values()) - is_thing.keys()
         if unknown:
             raise ValueError(
-                f"the {side}'s segments have categories {unknown}, which are not among the data set's: "
+                f"the {side}'s segments have categories {sorted(unknown)}, which are not among the data set's: "
                 f"{sorted(is_thing)}"
             )
 
-    def positions(self, labels: np.ndarray) -> np.ndarray:
-        """0 for void, k + 1 for the k-th segment; an id that is neither is an error."""
-        found = positions(labels, self.ids)
-        unknown = np.unique(labels[(found == 0) & (labels != 0)])
-        if unknown.size:
+    def refuse_unlisted(self, labels: Iterable[int]) -> None:
+        """Raise if the map shows an id that its segments do not list."""
+        unknown = sorted(set(labels) - self.category.keys() - {VOID})
+        if unknown:
             raise ValueError(
-                f"the {self.side}'s map shows segment ids {unknown[:10].tolist()} that its segments do not "
-                f"list; listed are {self.ids.tolist()[:50]} (0 is void)"
+                f"the {self.side}'s map shows segment ids {unknown[:10]} that its segments do not "
+                f"list; listed are {list(self.category)[:50]} (0 is void)"
             )
-        return found
 
 
-def _overlaps(pred: _Segments, gt: _Segments) -> np.ndarray:
-    """(P + 1, G + 1) pixels in common; row and column 0 are void."""
-    pred_labels, gt_labels, lengths = pair_runs(pred.map, gt.map)
-    shape = (len(pred.ids) + 1, len(gt.ids) + 1)
-    return count_table(pred.positions(pred_labels), gt.positions(gt_labels), lengths, shape)
+# (predicted id, true id) -> pixels in common, more than none
+Overlaps = dict[tuple[int, int], int]
 
 
-def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, table: np.ndarray, pred_area: np.ndarray) -> None:
-    """Rules 1 to 4 of the module's docstring on the table of overlaps."""
-    common, on_void = table[1:, 1:], table[1:, 0]
-    gt_area = np.maximum(table[:, 1:].sum(axis=0), gt.areas)
-    union = (pred_area - on_void)[:, None] + gt_area[None, :] - common
-    comparable = (pred.categories[:, None] == gt.categories[None, :]) & ~gt.crowd[None, :]
-    matched = comparable & (2 * common > union)  # IoU > 1/2 without rounding
+def _overlaps(pred: _Segments, gt: _Segments) -> Overlaps:
+    """The overlaps; counts the pixels of the segments of both sides."""
+    pred_labels, gt_labels, pixels = (values.tolist() for values in pair_counts(pred.map, gt.map))
+    overlaps = dict(zip(zip(pred_labels, gt_labels), pixels))
+    try:
+        for (p, g), common in overlaps.items():
+            pred.pixels[p] += common
+            gt.pixels[g] += common
+    except KeyError:
+        pred.refuse_unlisted(pred_labels)
+        gt.refuse_unlisted(gt_labels)
+        raise
+    if not all(pred.pixels[p] for p in pred.category):
+        absent = [p for p in pred.category if not pred.pixels[p]]
+        raise ValueError(
+            f"the prediction lists segments {absent} that have no pixel in its map; leave them out of its segments"
+        )
+    return overlaps
 
-    for p, g in zip(*np.nonzero(matched)):
-        stat.add(int(gt.categories[g]), tp=1, iou=float(common[p, g] / union[p, g]))
-    for category in gt.categories[~matched.any(axis=0) & ~gt.crowd].tolist():
-        stat.add(category, fn=1)
-    excused = 2 * (on_void + _on_crowd(pred, gt, common)) > pred_area
-    for category in pred.categories[~matched.any(axis=1) & ~excused].tolist():
-        stat.add(category, fp=1)
 
-
-def _on_crowd(pred: _Segments, gt: _Segments, common: np.ndarray) -> np.ndarray:
-    """(P,) pixels of each predicted segment on the crowd of its category (the one listed last, rule 4)."""
-    crowd_of = {int(gt.categories[g]): g for g in np.flatnonzero(gt.crowd)}
-    pixels = np.zeros(len(pred.ids), dtype=np.int64)
-    for p, category in enumerate(pred.categories.tolist()):
-        if category in crowd_of:
-            pixels[p] = common[p, crowd_of[category]]
-    return pixels
+def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, overlaps: Overlaps) -> None:
+    """Rules 1 to 4 of the module's docstring."""
+    area = {g: max(gt.pixels[g], round(s.get("area") or 0)) for g, s in zip(gt.category, gt.listed)}
+    crowds = {g for g, s in zip(gt.category, gt.listed) if s.get("iscrowd", 0)}
+    crowd_of = {gt.category[g]: g for g in gt.category if g in crowds}  # of several the one listed last, rule 4
+    matched_pred, matched_gt = set(), set()
+    for (p, g), common in overlaps.items():
+        if p == VOID or g == VOID or g in crowds or pred.category[p] != gt.category[g]:
+            continue
+        union = pred.pixels[p] - overlaps.get((p, VOID), 0) + area[g] - common
+        if 2 * common > union:  # IoU > 1/2 without rounding
+            stat.add(gt.category[g], tp=1, iou=common / union)
+            matched_pred.add(p)
+            matched_gt.add(g)
+    for g, category in gt.category.items():
+        if g not in matched_gt and g not in crowds:
+            stat.add(category, fn=1)
+    for p, category in pred.category.items():
+        if p in matched_pred:
+            continue
+        excused = overlaps.get((p, VOID), 0) + overlaps.get((p, crowd_of.get(category)), 0)
+        if 2 * excused <= pred.pixels[p]:
+            stat.add(category, fp=1)
 
 
 def _category_table(categories) -> dict[int, bool]:

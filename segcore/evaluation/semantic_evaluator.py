@@ -18,7 +18,8 @@ from segcore.data.layers import apply_label_classes
 
 from .distributed import gather_by_image, model_output
 from .ground_truth import PanopticGroundTruth, check_complete, required, save_png
-from .pairs import count_table, pair_runs
+from .pairs import count_table, pair_counts
+from .submission import folder_to_save_in
 
 
 class SemanticEvaluator(SemSegEvaluator):
@@ -50,8 +51,7 @@ class SemanticEvaluator(SemSegEvaluator):
     ):
         # Not SemSegEvaluator.__init__: it insists on a label PNG for every image of the data set.
         DatasetEvaluator.__init__(self)
-        if save_predictions and output_dir is None:
-            raise ValueError("save_predictions=True needs an output_dir to write to")
+        folder = folder_to_save_in(output_dir, save_predictions)
         metadata = MetadataCatalog.get(dataset_name)
         # Detectron2's `evaluate` logs its bare dict, two numbers per class; the table at the end says it.
         self._logger = logging.getLogger(f"{__name__}.dict")
@@ -65,7 +65,7 @@ class SemanticEvaluator(SemSegEvaluator):
         tables = {key: metadata.get(key, None) for key in ("label_classes", "ignored_labels")}
         self._label_tables = tables if tables["label_classes"] is not None else None
         self._truth = None if self._label_files else (ground_truth or PanopticGroundTruth(dataset_name)).checked()
-        self._png_dir = os.path.join(output_dir, "semantic") if save_predictions else None
+        self._png_dir = os.path.join(folder, "semantic") if folder else None
         self._gather = distributed
         # What Detectron2's `evaluate` reads: it sums, prints and returns; gathering and writing are done
         # here.
@@ -102,9 +102,9 @@ class SemanticEvaluator(SemSegEvaluator):
                     f"truth {truth.shape}"
                 )
             size = self._num_classes + 1
-            columns, rows, lengths = pair_runs(truth, predicted)
+            columns, rows, pixels = pair_counts(truth, predicted)
             columns[columns == self._ignore_label] = self._num_classes
-            counts = count_table(rows, columns, lengths, (size, size)).reshape(-1)
+            counts = count_table(rows, columns, pixels, (size, size)).reshape(-1)
             used = np.flatnonzero(counts)
             self._records[key] = (used, counts[used])
             if self._png_dir:

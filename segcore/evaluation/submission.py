@@ -22,6 +22,13 @@ PANOPTIC_FOLDER = "panoptic"
 INSTANCE_JSON = "coco_instances_results.json"
 
 
+def folder_to_save_in(output_dir: str | None, save_predictions: bool) -> str | None:
+    """Where an evaluator saves predictions; None if it is not to. Raises ValueError if it is and has no folder."""
+    if save_predictions and output_dir is None:
+        raise ValueError("save_predictions=True needs an output_dir to write to")
+    return output_dir if save_predictions else None
+
+
 class PackedEvaluators(DatasetEvaluators):
     """Evaluators that save predictions; what they saved is packed after the evaluation.
 

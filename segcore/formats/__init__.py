@@ -12,7 +12,8 @@
     files.py         the file formats by name, and where their files go
 
 COCO (instances with RLE, panoptic PNG) and label PNGs are what `segcore.results.ResultWriter` always writes.
-FiftyOne imports those: COCODetectionDataset for instances.json, ImageSegmentationDirectory for semantic/.
+FiftyOne imports those: COCODetectionDataset for instances.json, ImageSegmentationDirectory for semantic/. Of a palette
+PNG it reads the colours, so that its `mask_targets` are colours ("#ff6d04") with the class's names.
 """
 
 from segcore.lazy import attach

@@ -2,8 +2,9 @@
 
 PyTorch multiplies fp32 matrices with MKL, which runs its 256-bit code on processors that are not Intel's.
 oneDNN, also part of PyTorch, looks at what the processor can do: on an AMD one with AVX-512 its products take
-less than half of the time (450 against 200 GFLOP/s on two cores of a Zen 5). A linear layer is a 1x1 convolution
-over its tokens, and convolutions go to oneDNN. The result differs from `F.linear` by rounding alone.
+less than half of the time (450 against 200 GFLOP/s on two cores of a Zen 5). Where gradients are wanted, a linear layer
+is written as a 1x1 convolution over its tokens, which goes to oneDNN; else oneDNN's own linear layer is called. The
+result differs from `F.linear` by rounding alone.
 
 It is a choice of the caller: the training engine and the predictor ask for the `fastest`. F.linear stays the
 default: masked attention turns a mask logit within rounding of 0 into a decision, and published outputs were
@@ -48,6 +49,8 @@ def _onednn_is_faster() -> bool:
 
 
 ONEDNN_IS_FASTER = _onednn_is_faster()
+# oneDNN's own linear layer, with bias and ReLU inside, without gradients: what torch.compile calls. Not on every build.
+_HAS_POINTWISE = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 _USE = [False]   # a list, so that nobody need rebind an imported name
 
 
@@ -67,8 +70,8 @@ def fastest() -> AbstractContextManager[None]:
     return use_onednn(ONEDNN_IS_FASTER)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias, with gradients, by the library that `use_onednn` chose.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """x @ weight.T + bias, with gradients, by the library that `use_onednn` chose; with `relu`, its positive part.
 
     Args:
         x: (..., K).
@@ -79,13 +82,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         (..., N).
     """
     if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight) or is_rounded(x, weight):
-        return F.linear(x, weight, bias)
-    # (1, K, tokens, 1) over memory that is (tokens, K): channels last, and so is the output.
-    tokens = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-    out = F.conv2d(tokens, weight[:, :, None, None])
-    if bias is not None:   # apart: oneDNN would sum its gradient one by one, and lose digits over many tokens
-        out.add_(bias[:, None, None])
-    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+        out = F.linear(x, weight, bias)
+    elif _HAS_POINTWISE and not _has_gradients(x, weight, bias):
+        last = "relu" if relu else "none"
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, last, [], "")
+    else:
+        # (1, K, tokens, 1) over memory that is (tokens, K): channels last, and so is the output.
+        tokens = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+        out = F.conv2d(tokens, weight[:, :, None, None])
+        if bias is not None:  # apart: oneDNN would sum its gradient one by one, and lose digits over many tokens
+            out.add_(bias[:, None, None])
+        out = out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    return F.relu(out) if relu else out
+
+
+def _has_gradients(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:

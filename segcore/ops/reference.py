@@ -35,7 +35,7 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
     grids = (2 * locations.to(dtype) - 1).transpose(1, 2).reshape(batch * heads, queries, levels, points, 2)
     sampled, start = [], 0
     for level in range(levels):
-        height, width = int(shapes[2 * level]), int(shapes[2 * level + 1])
+        height, width = shapes[2 * level], shapes[2 * level + 1]
         plane = maps[:, :, start : start + height * width].reshape(batch * heads, channels, height, width)
         sampled.append(
             F.grid_sample(

@@ -6,6 +6,7 @@ augmentation.py  crops, flips and colours of a picture and its map
 colouring.py     the random colour table of an episode
 masking.py       which patches of the target are hidden
 episodes.py      all of it: a record -> a stitched canvas
+places.py        objects painted in the colour of where they are
 queries.py       a record -> a question with its whole target, for in-context tuning
 """
 

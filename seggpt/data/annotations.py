@@ -7,14 +7,15 @@ Read, in this order of preference:
     pan_seg_file_name + segments_info   COCO panoptic PNG
     annotations or mask_files           COCO instances or a mask file each; what none covers is background
     sem_seg_file_name                   label PNG: of class indices, or of values that "label_classes" maps
-    mask_file_name                      binary mask: not 0 = the record's "category_id" (default 0)
+    mask_file_name                      binary mask: not 0 (or from "mask_threshold" on) = the record's
+                                        "category_id" (default 0)
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from segcore.data.images import read_label_png, read_panoptic_ids
+from segcore.data.images import read_image, read_label_png, read_panoptic_ids
 from segcore.data.layers import apply_label_classes, read_instances
 from segcore.data.segments import index_map
 
@@ -50,7 +51,7 @@ def read_label_map(
     elif "sem_seg_file_name" in record:
         labels = _from_label_png(record, ignore_label)
     elif "mask_file_name" in record:
-        mask = read_label_png(record["mask_file_name"]) > 0
+        mask = _read_binary(record["mask_file_name"], record.get("mask_threshold", 1))
         labels = np.where(mask, record.get("category_id", 0) + 1, 0).astype(np.int32)
     else:
         raise ValueError(
@@ -66,7 +67,12 @@ def read_label_map(
 
 
 def categories_of(record: dict, things_only: bool = False) -> set[int] | None:
-    """The class indices that a record shows, as far as it says so without its files being read; else None."""
+    """The class indices that a record shows, as far as it says so without its files being read; else None.
+
+    A record may list them itself, under "categories".
+    """
+    if "categories" in record:
+        return set(record["categories"])
     if "segments_info" in record:
         return {s["category_id"] for s in record["segments_info"] if s.get("isthing", True) or not things_only}
     if "annotations" in record:
@@ -76,6 +82,12 @@ def categories_of(record: dict, things_only: bool = False) -> set[int] | None:
     if "mask_file_name" in record:
         return {record.get("category_id", 0)}
     return None
+
+
+def _read_binary(path: str, threshold: int) -> np.ndarray:
+    if threshold == 1:
+        return read_label_png(path) > 0
+    return read_image(path, "RGB").mean(2) >= threshold  # soft edges, and often three equal channels
 
 
 def _kinds(record: dict) -> str:

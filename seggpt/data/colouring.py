@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from seggpt.colours import CORNERS
+
 TRIES = 1000
 
 
@@ -33,15 +35,27 @@ def random_colours(rng: np.random.Generator, count: int, distance: int) -> np.nd
     return chosen[1:].astype(np.uint8)
 
 
-def fixed_colours(classes: int) -> np.ndarray:
+def fixed_colours(classes: int, levels: int = 0) -> np.ndarray:
     """A palette that depends on the class alone: (classes, 3) uint8, none black (Painter's ADE20K levels).
 
-    For tuned prompts, which must carry the colours of a data set, and to compare with random colours. Levels
-    255 - step * i with as few levels per channel as suffice; neither black nor white is left to the unlabelled.
+    For tuned prompts, which must carry the colours of a data set, and to compare with random colours: levels
+    255 - step * i of each channel. Up to seven classes have the corners of the colour cube instead: two levels
+    would make white and a pale yellow of two classes, which a painting hardly tells apart.
+
+    Args:
+        levels: per channel; 0: as few as suffice. Painter's palette of COCO's 133 classes has 7.
+
+    Raises:
+        ValueError: if so few levels do not make so many colours.
     """
-    levels = 2
-    while levels**3 < classes:
-        levels += 1
+    if not levels and classes <= len(CORNERS):
+        return np.array(CORNERS[:classes], np.uint8)
+    if not levels:
+        levels = 2
+        while levels**3 < classes:
+            levels += 1
+    if not classes <= levels**3 <= 255**3:
+        raise ValueError(f"MODEL.SEGGPT.TUNING.LEVELS is {levels}: that is no palette of {classes} colours")
     step = 255 // levels
     digits = np.arange(classes)
     return np.stack([255 - step * (digits // levels**k % levels) for k in (2, 1, 0)], 1).astype(np.uint8)

@@ -48,6 +48,24 @@ def draw_episodes(
     return episodes
 
 
+def ask_each_once(members: dict[int, Sequence[int]], shots: int, seed: int) -> list[Episode]:
+    """Every record of every class is the question once (FSS-1000's protocol); only the examples are drawn.
+
+    Raises:
+        ValueError: if a class has too few records.
+    """
+    rng = np.random.default_rng(seed)
+    episodes = []
+    for category, numbers in sorted(members.items()):
+        if len(numbers) <= shots:
+            raise ValueError(f"class {category} has {len(numbers)} pictures; {shots} examples and a question need more")
+        for query in numbers:
+            others = [int(n) for n in numbers if n != query]
+            supports = rng.choice(others, shots, replace=False)
+            episodes.append(Episode(category, int(query), tuple(int(s) for s in supports)))
+    return episodes
+
+
 def draw_examples(members: dict[int, Sequence[int]], shots: int, seed: int) -> dict[int, list[int]]:
     """`shots` records of each class, or all that it has: class -> numbers."""
     rng = np.random.default_rng(seed)

@@ -48,11 +48,31 @@ def strongest_class(predictor: SegGPTPredictor, image: np.ndarray, prompts: dict
 @register_once(PROTOCOL_REGISTRY)
 def semantic_tuned(cfg, model: SegGPTTuner, dataset_name: str, output_dir: str) -> dict[str, dict[str, float]]:
     """TEST.PROTOCOL "semantic_tuned": the model is a tuner; {"sem_seg": mIoU and its relatives}."""
-    colours = fixed_colours(len(class_names(MetadataCatalog.get(dataset_name))))
+    return evaluate_tuned(model, dataset_name, **tuned_arguments(cfg))
+
+
+def tuned_arguments(cfg) -> dict:
+    """What MODEL.SEGGPT.TUNING says, for `evaluate_tuned`."""
+    return {"levels": cfg.MODEL.SEGGPT.TUNING.LEVELS}
+
+
+def evaluate_tuned(model: SegGPTTuner, dataset_name: str, *, levels: int = 0) -> dict[str, dict[str, float]]:
+    """Every pixel gets the class whose colour is nearest to its painting; `levels` as for `fixed_colours`."""
+    colours = fixed_colours(len(class_names(MetadataCatalog.get(dataset_name))), levels)
     with inference_context(model):
         predictor = SegGPTPredictor(model=model.model)
-        prompts = tuned_prompts(model, colours)
-        return _evaluate(dataset_name, lambda image: nearest_class(predictor(image, prompts).painting, colours))
+        return evaluate_prompts(predictor, dataset_name, tuned_prompts(model, colours))
+
+
+def evaluate_prompts(
+    predictor: SegGPTPredictor, dataset_name: str, prompts: Prompts
+) -> dict[str, dict[str, float]]:
+    """{"sem_seg": mIoU ...} of prompts that paint all classes, class i in the i-th of their colours."""
+
+    def segment(image: np.ndarray) -> np.ndarray:
+        return nearest_class(predictor(image, prompts).painting, prompts.colours)
+
+    return _evaluate(dataset_name, segment)
 
 
 @register_once(PROTOCOL_REGISTRY)

@@ -11,7 +11,7 @@ clip, in YouTube-VOS any.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ import numpy as np
 from segcore.data.images import read_image, read_label_png
 from seggpt.drawing import save_label_map
 from seggpt.frames import Frame
-from seggpt.predictor import SegGPTPredictor
 from seggpt.video import VideoSegmenter
 
 from .vos_measures import boundary_accuracy, region_similarity
@@ -29,18 +28,30 @@ VOID = 255
 
 
 class Clip(NamedTuple):
-    """A clip's name, its frames in order, and the label pictures that there are, by the frame's stem."""
+    """A clip's name, its frames in order, and the label pictures that there are, by the frame's stem.
+
+    `single`: all that is marked is one object (DAVIS-2016), whatever its value.
+    """
 
     name: str
     frames: list[Path]
     labels: dict[str, Path]
+    single: bool = False
+
+    def read_labels(self, stem: str) -> np.ndarray:
+        """(H, W) int32 of a label picture: 0 background, objects from 1 on; VOID, where it is, is background."""
+        values = read_label_png(str(self.labels[stem])).astype(np.int32)
+        return (values > 0).astype(np.int32) if self.single else np.where(values == VOID, 0, values)
 
 
-def find_clips(frame_root: str | os.PathLike, label_root: str | os.PathLike, names: Sequence[str] = ()) -> list[Clip]:
+def find_clips(
+    frame_root: str | os.PathLike, label_root: str | os.PathLike, names: Sequence[str] = (), *, single: bool = False
+) -> list[Clip]:
     """The clips of two folders, in order of their names.
 
     Args:
         names: only these; empty: all that have labels.
+        single: see `Clip`.
 
     Raises:
         FileNotFoundError: a folder, or a clip's frames or labels, are not there.
@@ -55,7 +66,7 @@ def find_clips(frame_root: str | os.PathLike, label_root: str | os.PathLike, nam
         labels = {p.stem: p for p in sorted((label_root / name).glob("*.png"))}
         if not frames or not labels:
             raise FileNotFoundError(f"clip {name!r} has {len(frames)} frames and {len(labels)} label pictures")
-        clips.append(Clip(name, frames, labels))
+        clips.append(Clip(name, frames, labels, single))
     return clips
 
 
@@ -77,7 +88,7 @@ def segment_clip(segmenter: VideoSegmenter, clip: Clip, *, every_label: bool = F
         raise ValueError(f"the label pictures of clip {clip.name!r} show no object")
     runs = []
     for start, labels in groups:
-        first = read_label_png(clip.labels[clip.frames[start].stem]).astype(np.int32)
+        first = clip.read_labels(clip.frames[start].stem)
         first[~np.isin(first, labels)] = 0
         runs.append((start, segmenter.from_first_frame(_frames(clip, start), first, type="instance")))
     for number in range(len(clip.frames)):
@@ -97,60 +108,83 @@ def evaluate_clip(
 
     Args:
         answers: a label map per frame of the clip.
-        skip_ends: leave out the first frame, which was given, and the last, as DAVIS's tool does.
+        skip_ends: leave out the first frame, which was given, and the last, as DAVIS's tool does. Like that tool
+            it takes void (255) for background.
 
     Raises:
         ValueError: if a frame to be judged has no label picture, or an answer's size is another.
     """
-    first = read_label_png(clip.labels[clip.frames[0].stem])
-    objects = [int(label) for label in np.unique(first) if label not in (0, VOID)]
+    objects = [int(label) for label in np.unique(clip.read_labels(clip.frames[0].stem)) if label]
     judged = range(1, len(clip.frames) - 1) if skip_ends else range(len(clip.frames))
     values: dict[int, list[tuple[float, float]]] = {label: [] for label in objects}
     for number in judged:
         stem = clip.frames[number].stem
         if stem not in clip.labels:
             raise ValueError(f"frame {stem} of clip {clip.name!r} has no label picture to judge it by")
-        truth, answer = read_label_png(clip.labels[stem]), answers[number]
+        truth, answer = clip.read_labels(stem), answers[number]
         if truth.shape != answer.shape:
             raise ValueError(
                 f"frame {stem} of clip {clip.name!r}: the answer is {answer.shape}, the truth {truth.shape}"
             )
-        valid = truth != VOID
         for label in objects:
-            masks = (answer == label) & valid, (truth == label) & valid
+            masks = answer == label, truth == label
             values[label].append((region_similarity(*masks), boundary_accuracy(*masks)))
     return {label: tuple(np.mean(v, 0)) if v else (float("nan"),) * 2 for label, v in values.items()}
 
 
 def evaluate_clips(
-    predictor: SegGPTPredictor, clips: Sequence[Clip], *, memory: int = 7, separate: bool = True
-) -> dict[str, float]:
-    """DAVIS's numbers, in percent: the means of J and F over all objects of all clips, and their mean.
+    segmenter: VideoSegmenter, clips: Sequence[Clip], folder: str | os.PathLike | None = None
+) -> dict[str, dict[str, float]]:
+    """DAVIS's numbers, in percent.
 
     Args:
-        memory: last frames that join the first; with it the paper's 8 examples.
-        separate: a pass per object, and the strongest wins (the paper does not say how it follows several).
+        folder: write the answers there too, see `write_submission`.
+
+    Returns:
+        {"all": {"J&F", "J", "F": means over all objects of all clips, "objects"}, "CLIP/OBJECT": {"J", "F"}, ...}.
     """
-    segmenter = VideoSegmenter(predictor, memory=memory, separate=separate)
-    found = []
+    found = {}
     for clip in clips:
-        found += evaluate_clip(list(segment_clip(segmenter, clip)), clip).values()
-    region, outline = 100 * np.mean(found, 0)
-    return {"J&F": (region + outline) / 2, "J": region, "F": outline, "objects": len(found)}
+        answers = list(segment_clip(segmenter, clip))
+        if folder is not None:
+            write_answers(clip, answers, folder)
+        for label, (region, outline) in evaluate_clip(answers, clip).items():
+            found[f"{clip.name}/{label}"] = {"J": 100 * region, "F": 100 * outline}
+    region, outline = (float(np.mean([one[key] for one in found.values()])) for key in ("J", "F"))
+    return {"all": {"J&F": (region + outline) / 2, "J": region, "F": outline, "objects": len(found)}, **found}
 
 
 def write_submission(
-    segmenter: VideoSegmenter, clips: Sequence[Clip], folder: str | os.PathLike, *, every_label: bool
+    segmenter: VideoSegmenter,
+    clips: Sequence[Clip],
+    folder: str | os.PathLike,
+    *,
+    every_label: bool,
+    asked: dict[str, set[str]] | None = None,
 ) -> None:
-    """Palette PNGs under Annotations/CLIP/, as the servers of YouTube-VOS and MOSE take them, one per frame.
+    """Follow the objects of clips and write the answers; see `write_answers`.
 
     Args:
         every_label: see `segment_clip`; True for YouTube-VOS.
+        asked: clip -> stems of the frames to be written, of those that are followed; None: all.
     """
     for clip in clips:
-        target = Path(folder) / "Annotations" / clip.name
-        target.mkdir(parents=True, exist_ok=True)
-        for path, labels in zip(clip.frames, segment_clip(segmenter, clip, every_label=every_label)):
+        write_answers(
+            clip,
+            segment_clip(segmenter, clip, every_label=every_label),
+            folder,
+            None if asked is None else asked[clip.name],
+        )
+
+
+def write_answers(
+    clip: Clip, answers: Iterable[np.ndarray], folder: str | os.PathLike, asked: set[str] | None = None
+) -> None:
+    """Palette PNGs folder/CLIP/STEM.png, as the benchmarks lay out their own annotations."""
+    target = Path(folder) / clip.name
+    target.mkdir(parents=True, exist_ok=True)
+    for path, labels in zip(clip.frames, answers):
+        if asked is None or path.stem in asked:
             save_label_map(target / f"{path.stem}.png", labels)
 
 
@@ -161,7 +195,7 @@ def _first_appearances(clip: Clip, every_label: bool) -> list[tuple[int, list[in
     for number, path in enumerate(clip.frames):
         if path.stem not in clip.labels:
             continue
-        found = {int(label) for label in np.unique(read_label_png(clip.labels[path.stem]))} - {0, VOID}
+        found = {int(label) for label in np.unique(clip.read_labels(path.stem))} - {0}
         if found - seen:
             groups.append((number, sorted(found - seen)))
         seen |= found

@@ -25,6 +25,7 @@ from seggpt.modeling.block import Block, LayerNorm2d
 from seggpt.modeling.initialisation import INITIALISATIONS, TOKENS
 from seggpt.modeling.loss import IMAGENET_MEAN, IMAGENET_STD, inpainting_loss
 from seggpt.modeling.position import GridTables, absolute_positions, relative_positions
+from seggpt.modeling.training_pictures import Gallery, episode_picture
 
 
 class PatchEmbed(nn.Module):
@@ -55,6 +56,7 @@ class SegGPT(nn.Module):
         use_checkpoint: recompute the blocks in the backward pass instead of storing them.
         loss_beta: see `inpainting_loss`.
         init: a name in `seggpt.modeling.initialisation.INITIALISATIONS`.
+        vis_period: training steps between two pictures of episodes in the event storage; 0: none.
     """
 
     @configurable
@@ -63,7 +65,7 @@ class SegGPT(nn.Module):
                  mlp_ratio: float = 4.0, decoder_dim: int = 64, merge_block: int = 2,
                  out_blocks: Sequence[int] = (5, 11, 17, 23), drop_path_rate: float = 0.1,
                  attention: str = "auto", use_checkpoint: bool = False,
-                 loss_beta: float = 0.01, init: str = "plain"):
+                 loss_beta: float = 0.01, init: str = "plain", vis_period: int = 0):
         super().__init__()
         _check_canvas_size(img_size, patch_size)
         _check_depths(depth, merge_block, out_blocks)
@@ -79,6 +81,7 @@ class SegGPT(nn.Module):
         self.out_blocks = tuple(out_blocks)
         self.use_checkpoint = use_checkpoint
         self.loss_beta = loss_beta
+        self.gallery = Gallery(vis_period)
 
         for name in TOKENS:
             setattr(self, name, nn.Parameter(torch.empty(1, 1, 1, embed_dim)))
@@ -118,6 +121,7 @@ class SegGPT(nn.Module):
             "use_checkpoint": c.USE_CHECKPOINT,
             "loss_beta": c.LOSS_BETA,
             "init": c.INIT,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     # What `segcore.solver.layer_wise_settings` asks (Painter's groups).
@@ -243,6 +247,8 @@ class SegGPT(nn.Module):
         targets, mask = self.normalize(stack("target")), stack("mask")
         painted = self.inpaint(self.normalize(stack("image")), targets, mask, stack("seg_type"))
         if self.training:
+            self.gallery.show("episodes", lambda: episode_picture(
+                stack("image"), stack("target"), mask, self.denormalize(painted), self.patch_size))
             valid = stack("valid") if "valid" in batched_inputs[0] else None
             return {"loss_inpaint": inpainting_loss(
                 painted, targets, mask, valid, patch=self.patch_size, beta=self.loss_beta)}

@@ -11,6 +11,7 @@ from segcore.registry import register_once
 from seggpt.modeling.in_context import encode_prompts, paint
 from seggpt.modeling.loss import inpainting_loss
 from seggpt.modeling.seggpt import SegGPT
+from seggpt.modeling.training_pictures import Gallery, episode_picture
 
 
 @register_once(META_ARCH_REGISTRY)
@@ -24,6 +25,7 @@ class SegGPTTuner(nn.Module):
         model: with its weights loaded or to be loaded; is frozen here.
         seg_type: 0 for a task by category, 1 by instance.
         beta: of the loss, see `inpainting_loss`.
+        vis_period: training steps between two pictures of the prompt and of questions under it; 0: none.
 
     Attributes:
         prompt_image, prompt_target: (3, h, w), learnt, normalised colours. The first batch gives their first
@@ -31,9 +33,10 @@ class SegGPTTuner(nn.Module):
     """
 
     @configurable
-    def __init__(self, *, model: SegGPT, seg_type: int = 0, beta: float = 0.01):
+    def __init__(self, *, model: SegGPT, seg_type: int = 0, beta: float = 0.01, vis_period: int = 0):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.gallery = Gallery(vis_period)
         self.seg_type, self.beta = seg_type, beta
         height, width = model.img_size[0] // 2, model.img_size[1]
         self.prompt_image = nn.Parameter(torch.zeros(3, height, width))
@@ -53,6 +56,7 @@ class SegGPTTuner(nn.Module):
             "model": network,
             "seg_type": int(t.INSTANCE),
             "beta": cfg.MODEL.SEGGPT.LOSS_BETA,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     @property
@@ -85,11 +89,21 @@ class SegGPTTuner(nn.Module):
             self.model, self.prompt_image[None, None], self.prompt_target[None, None, None], self.seg_type
         )
         painted = paint(self.model, images, prompts)[:, 0]
+        self.gallery.show("prompt", lambda: self._picture(images, targets, painted))
         hidden = torch.ones(1, painted[0, 0].numel() // self.model.patch_size**2, device=self.device)
         loss = inpainting_loss(
             painted, targets, hidden, valid, patch=self.model.patch_size, beta=self.beta, skip_blank=False
         )
         return {"loss_inpaint": loss}
+
+    def _picture(self, images: Tensor, targets: Tensor, painted: Tensor) -> Tensor:
+        """The prompt as an example above each question; the question's painting below."""
+        rgb, count = self.model.denormalize, len(images)
+        above = [rgb(p).expand(count, -1, -1, -1) for p in (self.prompt_image, self.prompt_target)]
+        length = 2 * images[0, 0].numel() // self.model.patch_size**2
+        mask = (torch.arange(length, device=self.device) >= length // 2)[None]
+        canvases = [torch.cat([a, rgb(b)], 2) for a, b in zip((*above, above[1]), (images, targets, painted))]
+        return episode_picture(*canvases[:2], mask, canvases[2], self.model.patch_size)
 
     @torch.no_grad()
     def _start_from(self, image: Tensor, target: Tensor) -> None:

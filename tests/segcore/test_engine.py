@@ -25,8 +25,9 @@ from segcore.engine.replay import (
     orientation_groups,
     sample_randomness,
 )
-from segcore.engine.step import Precision
+from segcore.engine.step import Precision, _ToHost
 from tests.segcore.toy import arguments, toy_config, toy_items, toy_process, toy_trainer
+from tests.synchronising import WaitRecorder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -262,6 +263,48 @@ def test_nan_names_the_losses_and_the_images(tmp_path):
     assert "loss_abs" not in str(error.value)
     assert torch.equal(weights(trainer), seen["weights"])
     assert not (tmp_path / f"model_{seen['iteration']:07d}.pth").exists()
+
+
+def test_a_step_reads_nothing_before_its_update_is_queued(tmp_path, monkeypatch):
+    """Forward, backward, clipping and update run without an operator that waits for the device."""
+    trainer = toy_trainer(tmp_path, "SOLVER.MAX_ITER", 3)
+    step, recorder, order = trainer._trainer, WaitRecorder(), []
+    update, read = step.optimizer.step, _ToHost.read
+    monkeypatch.setattr(step.optimizer, "step", lambda: (order.append("update"), update()))
+
+    def read_unrecorded(self):
+        order.append("read")
+        found = list(recorder.found)
+        numbers = read(self)
+        recorder.found[:] = found
+        return numbers
+
+    monkeypatch.setattr(_ToHost, "read", read_unrecorded)
+    forward_backward = step._forward_backward
+
+    def recorded(batch, number):
+        recorder.found.clear()  # the data's: on the CPU whatever the device
+        return forward_backward(batch, number)
+
+    monkeypatch.setattr(step, "_forward_backward", recorded)
+    with recorder:
+        trainer.train()
+    assert order == ["update", "read"] * 3
+    assert recorder.found == []  # in the last step, and after it
+    with recorder:
+        assert bool(torch.isfinite(torch.ones(2)).all())
+    assert recorder.found  # it does see one
+
+
+def test_the_device_itself_leaves_the_weights_alone(tmp_path, monkeypatch):
+    """As if the process never looked at the numbers."""
+    trainer = toy_trainer(tmp_path, "SOLVER.MAX_ITER", 40)
+    trainer.model.poison = "picture_5.png"
+    monkeypatch.setattr(trainer._trainer, "_check", lambda *_: None)
+    trainer.train()
+    assert torch.isfinite(weights(trainer)).all()
+    steps = {int(state["step"]) for state in trainer._trainer.optimizer.state.values()}
+    assert len(steps) == 1 and steps.pop() < 40  # the update of a step that was left out is not counted
 
 
 def test_a_bad_gradient_is_named_where_the_losses_are_fine(tmp_path):

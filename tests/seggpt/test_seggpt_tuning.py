@@ -57,6 +57,41 @@ def test_only_the_prompt_learns_and_the_loss_falls(task):
     assert all(torch.equal(v, before[k]) for k, v in tuner.model.state_dict().items())
 
 
+def test_a_learnt_prompt_beats_every_example_of_its_task():
+    """On questions that it did not learn from; the examples are pairs that it did."""
+    torch.manual_seed(0)
+    network = SegGPT(patch_size=8, decoder_dim=8, init="matching", **TINY)
+    rng, colours = np.random.default_rng(3), fixed_colours(2)
+
+    def pair() -> dict:
+        labels = rng.random((2, 2)).round().astype(int).repeat(16, 0).repeat(16, 1)
+        image = np.where(labels, 200, 40)[None].repeat(3, 0) + rng.integers(0, 20, (3, 32, 32))
+        target = torch.from_numpy(colours[labels].transpose(2, 0, 1).copy())
+        valid = torch.ones(3, 32, 32, dtype=torch.uint8)
+        return {"image": torch.from_numpy(image.astype(np.uint8)), "target": target, "valid": valid}
+
+    examples, questions = [pair() for _ in range(8)], [pair() for _ in range(8)]
+    tuner = SegGPTTuner(model=network, beta=1.0).train()
+
+    @torch.no_grad()
+    def error() -> float:
+        return tuner(questions)["loss_inpaint"].item()
+
+    errors = []
+    for one in examples:
+        tuner._start_from(network.normalize(one["image"]), network.normalize(one["target"]))
+        errors.append(error())
+    tuner.started.fill_(False)
+    optimizer = torch.optim.AdamW([tuner.prompt_image, tuner.prompt_target], lr=0.05, weight_decay=0)
+    for _ in range(80):
+        batch = [examples[i] for i in rng.choice(8, 4, replace=False)]
+        loss = tuner(batch)["loss_inpaint"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error() < 0.99 * min(errors)
+
+
 def test_void_pixels_do_not_pull(task):
     batch, _ = task
     tuner = SegGPTTuner(model=small_model(**TINY), beta=1.0).train()

@@ -57,15 +57,17 @@ class Windows:
             regions = partition(row_regions[:, None] * 3 + column_regions)
             apart = regions[:, None, :] != regions[:, :, None]
             mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, ACROSS)[:, None]
-        return cls(tokens, places, tokens.numel() != height * width, mask)
+        # An exported graph whose size is open pads always: whether it must is known when it runs.
+        padded = isinstance(height, torch.SymInt) or tokens.numel() != height * width
+        return cls(tokens, places, padded, mask)
 
 
 def _axis(length: int, window: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the shifted, padded axis reads from, and the region (0, 1, 2) of each of its places."""
-    padded = -(-length // window) * window
+    padded = (length + window - 1) // window * window  # no negative numbers: ONNX rounds their quotients to 0
     place = torch.arange(padded, device=device)
     regions = (place >= padded - window).long() + (place >= padded - shift).long()
-    return (place + shift) % padded, regions
+    return torch.cat((place[shift:], place[:shift])), regions
 
 
 class WindowBlock(SwinTransformerBlock):

@@ -8,7 +8,7 @@ import numpy as np
 import pycocotools.mask as mask_api
 from PIL import Image
 
-from ..images import read_panoptic_ids
+from ..images import read_panoptic_ids, read_pixels
 
 _DAMAGED = (OSError, SyntaxError, EOFError)
 
@@ -42,13 +42,7 @@ def read_labels(path: str, size: tuple[int, int] | None, channels: int, bits: in
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or has other channels, bits or another size.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"label {path} does not exist, though its image does; download it again")
-    try:
-        with Image.open(path) as picture:
-            mode, values = picture.mode, np.asarray(picture)
-    except _DAMAGED as error:
-        raise ValueError(f"cannot read the label {path}: {error}; download it again") from error
+    mode, values = read_pixels(path, "label", "download it again")
     wide = mode.startswith("I")
     if values.ndim != (2 if channels == 1 else 3) or mode == "1" or mode == "F":
         raise ValueError(f"label {path} has mode {mode}; expected {channels} channel(s) of {bits} bits")

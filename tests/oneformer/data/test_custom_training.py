@@ -12,8 +12,9 @@ import yaml
 from PIL import Image
 
 from oneformer.config import add_oneformer_config
-from oneformer.data import inspect
+from oneformer.data.inspect import text_counts
 from oneformer.data.mapper import OneFormerMapper
+from segcore.data import inspect
 from segcore.engine import ConfigError, Trainer, argument_parser, build_config
 from segcore.engine.replay import ReplayBatchSampler
 from tests.segcore.data import samples
@@ -191,7 +192,7 @@ def test_looking_at_samples(root, capsys):
     assert inspect.main([str(path), "--output", str(root / "seen"), "--count", "3", "SEED", "2"]) == 0
     pictures = sorted((root / "seen").iterdir())
     assert len(pictures) == 3 and Image.open(pictures[0]).size[0] > 600
-    assert "a photo" in inspect.text_counts(["a photo", "a photo"])[0]
+    assert "a photo" in text_counts(["a photo", "a photo"])[0]
     out = capsys.readouterr().out
     assert out.count("32x48") == 3 and ("ball" in out)
 
@@ -204,3 +205,5 @@ def test_checking_labels(root, capsys):
     assert f"{names[0]}: 2 labels read, 1 are bad" in capsys.readouterr().out
     assert inspect.main([str(path), "DATASETS.TRIAN", "x"]) == 2
     assert "unknown config key" in capsys.readouterr().err
+    assert inspect.main([str(path), "MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]) == 2
+    assert "samples can be drawn for OneFormer, SegGPT" in capsys.readouterr().err

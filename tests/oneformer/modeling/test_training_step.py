@@ -5,31 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from oneformer.modeling.points import TargetMasks, sample_logits, uncertain_points
 from segcore.masks import LayeredMasks
 from tests.oneformer.modeling.compact import compact_model, training_input
-
-# Their output's shape or Python value depends on the data: on a GPU the process would wait for it.
-SYNCHRONISING = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero", "equal.default")
-
-
-class Recorder(TorchDispatchMode):
-    """Names of the synchronising operators that ran."""
-
-    def __init__(self):
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function)
-        by_mask = "index" in name and any(
-            getattr(i, "dtype", None) == torch.bool for a in args if isinstance(a, (list, tuple)) for i in a
-        )
-        if by_mask or any(word in name for word in SYNCHRONISING):
-            self.found.append(name)
-        return function(*args, **(kwargs or {}))
+from tests.synchronising import WaitRecorder
 
 
 def test_no_wait_but_the_matching():
@@ -39,7 +19,7 @@ def test_no_wait_but_the_matching():
     texts = model._texts(batch, 12)   # token ids are on the CPU whatever the device
     images, targets = model._prepare_images(batch), model._targets(batch)
     finish = model.criterion.matcher.finish
-    recorder = Recorder()
+    recorder = WaitRecorder()
 
     def unrecorded(pending):
         found = list(recorder.found)

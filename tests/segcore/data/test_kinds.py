@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from detectron2.data import DatasetCatalog
+from PIL import Image
 
 from segcore.data import builtin, register_builtin
 from segcore.data.kinds import CATEGORIES, HELD_OUT, SEEN, draw_scene, writer
+from segcore.data.kinds.__main__ import main
 from segcore.data.kinds.scene import KINDS
 from segcore.data.kinds.shapes import SHAPES
 from segcore.data.kinds.textures import TEXTURES
@@ -65,3 +68,20 @@ def test_loads_by_name_and_keeps_held_out_kinds_out(tmp_path, monkeypatch):
         for split, found in records.items()
     }
     assert shown["train"] <= {*SEEN} and shown["seen"] <= {*SEEN} and shown["val"] <= {*HELD_OUT}
+
+
+def test_examples_of_a_kind_show_it_where_the_mask_says(tmp_path, capsys):
+    name = "blue plain disc"
+    main(["--output", str(tmp_path), "--kind", name, "--examples", "2", "--targets", "3"])
+    assert [len(list((tmp_path / f).iterdir())) for f in ("examples", "masks", "targets", "truth")] == [2, 2, 3, 3]
+    assert name in capsys.readouterr().out
+    for image, mask in (("examples/1", "masks/1"), ("targets/2", "truth/2")):
+        red, _, blue = np.asarray(Image.open(tmp_path / f"{image}.png"), float).transpose(2, 0, 1)
+        inside = np.asarray(Image.open(tmp_path / f"{mask}.png")) == 255
+        assert 0 < inside.mean() < 1
+        assert (blue - red)[inside].mean() > 60
+
+
+def test_an_unknown_kind_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no kind is named 'tartan cube'"):
+        main(["--output", str(tmp_path), "--kind", "tartan cube"])

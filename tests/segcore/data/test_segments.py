@@ -8,21 +8,27 @@ from PIL import Image
 
 from segcore.data.images import read_panoptic_ids
 from segcore.data.segments import index_map, pack, unpack
+from segcore.ops import use_backend
+
+BACKENDS = [pytest.param("cpu", marks=pytest.mark.ext), "torch"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("count", [1, 255, 256, 3000])
-def test_index_map(count):
+def test_index_map(count, backend):
     rng = np.random.default_rng(count)
     listed = rng.choice(np.arange(1, 1 << 24), count, replace=False).tolist()
     expected = rng.integers(0, count + 1, (31, 47))
     ids = np.array([0, *listed], np.int32)[expected]
-    indices = index_map(ids, listed, "x.png")
+    with use_backend(backend):
+        indices = index_map(ids, listed, "x.png")
     assert indices.dtype == (np.uint8 if count <= 255 else np.uint16)
     assert (indices == expected).all()
     assert pack(indices).dtype == np.uint8
     assert (unpack(pack(indices)) == expected).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("listed", "message"),
     [
@@ -32,8 +38,8 @@ def test_index_map(count):
         ([1, 2, 3, 1 << 24], "segment id 16777216"),
     ],
 )
-def test_refused(listed, message):
-    with pytest.raises(ValueError, match=message):
+def test_refused(listed, message, backend):
+    with use_backend(backend), pytest.raises(ValueError, match=message):
         index_map(np.array([[0, 1], [2, 3]], np.int32), listed, "x.png")
 
 

@@ -37,10 +37,29 @@ def test_error(shape, out, bias):
         base = results(linear, x, weight, offset)
     with use_onednn(True):
         ours = results(linear, x, weight, offset)
-    for e, b, o in zip(exact, base, ours, strict=True):
+        with torch.no_grad():  # another form of oneDNN's
+            inference = linear(x, weight, offset)
+    for e, b, o in zip([*exact, exact[0]], [*base, base[0]], [*ours, inference], strict=True):
         assert o.shape == e.shape and o.is_contiguous()
         # Another order of summation: as far from the truth as F.linear is, give or take.
         assert (o - e).abs().max() <= 4 * (b - e).abs().max() + 1e-6 * e.abs().max()
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("tokens", [3000, 7])
+def test_relu_inside(onednn, tokens):
+    """With and without gradients, large (oneDNN) and small."""
+    x, weight, bias = (t.round() for t in layer(4, (2, tokens, 128), 256))
+    bias += 0.5  # whole numbers and a half: no rounding decides which units are on
+    exact = results(lambda *t: F.relu(F.linear(*t)), *(t.double() for t in (x, weight, bias)))
+    with use_onednn(onednn):
+        ours = results(lambda *t: linear(*t, relu=True), x, weight, bias)
+        with torch.no_grad():
+            inference = linear(x, weight, bias, relu=True)
+            transposed = linear(x.mT.contiguous().mT, weight, bias, relu=True)
+    assert ours[0].eq(0).any() and inference.is_contiguous()
+    for e, o in zip([exact[0], exact[0], *exact], [inference, transposed, *ours], strict=True):
+        torch.testing.assert_close(o.double(), e, atol=1e-5 * e.abs().max().item(), rtol=0)
 
 
 def test_transposed_input_gives_a_row_major_output():

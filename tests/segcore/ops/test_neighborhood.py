@@ -62,6 +62,7 @@ CASES = [
     (1, 1, 37, 36, 2, 9, 4, True),
     (2, 1, 40, 43, 2, 5, 8, False),
     (1, 1, 50, 49, 2, 3, 16, True),
+    (1, 1, 14, 17, 20, 13, 1, True),  # more columns than a vector's, channels that fill no whole vectors
 ]
 
 
@@ -90,17 +91,40 @@ def test_equals_loop_over_pixels(backend, case):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nan_reaches_the_pixels_that_see_it(backend):
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["key", "value"])
+def test_what_is_not_finite_reaches_the_pixels_that_see_it(backend, poison, place):
     q, k, v, rpb = make((1, 1, 9, 8, 8), 3)
     with use_backend(backend):
         clean = neighborhood_attention_2d(q, k, v, 3, 1, rpb)
-        k[0, 0, 4, 4, 2] = float("nan")
+        (k if place == "key" else v)[0, 0, 4, 4] = poison
         output = neighborhood_attention_2d(q, k, v, 3, 1, rpb)
     sees = torch.zeros(9, 8, dtype=torch.bool)
     sees[3:6, 3:6] = True
-    assert output[0, 0][sees].isnan().all()
+    assert (~output[0, 0][sees].isfinite()).any(-1).all()
     if backend != "torch":  # dense attention multiplies with every key
         assert torch.equal(output[0, 0][~sees], clean[0, 0][~sees])
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "torch"])
+@pytest.mark.parametrize("place", range(3), ids=["query", "key", "value"])
+def test_gradients_beyond_a_nan_are_as_without_it(backend, place):
+    """A NaN at one pixel reaches the queries that see it and, through them, what they see: two windows around it."""
+    inputs = make((1, 1, 13, 14, 8), 3)
+
+    def gradients():
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        with use_backend(backend):
+            neighborhood_attention_2d(*leaves[:3], 3, 1, leaves[3]).square().sum().backward()
+        return [x.grad for x in leaves[:3]]
+
+    clean = gradients()
+    inputs[place][0, 0, 6, 6, 3] = float("nan")
+    beyond = torch.ones(13, 14, dtype=torch.bool)
+    beyond[4:9, 4:9] = False
+    for poisoned, expected in zip(gradients(), clean):
+        assert poisoned[0, 0].isnan().any()
+        torch.testing.assert_close(poisoned[0, 0][beyond], expected[0, 0][beyond], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

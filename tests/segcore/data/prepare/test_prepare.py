@@ -296,7 +296,7 @@ def _torn(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_missing, "does not exist, though its image does"),
+        (_missing, "does not exist; download it again"),
         (_deep, "has 16 bits per pixel; expected 8"),
         (_colour, "has mode RGB; expected 1 channel"),
         (_small, r"is 7x9 \(height x width\), its image 72x96"),

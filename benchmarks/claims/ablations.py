@@ -1,0 +1,40 @@
+#!/usr/bin/env python
+"""OneFormer without each of its parts (arXiv:2211.06220, sec. 4.4), on street photographs.
+
+    python benchmarks/claims/ablations.py [--smoke] [--rows ROW ...] [--seeds 0 1 2]
+
+Data: $DETECTRON2_DATASETS/labelmefacade_panoptic.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from benchmarks.claims.table import Row, main  # noqa: E402
+
+
+def probabilities(panoptic: float, instance: float, semantic: float) -> tuple[str, ...]:
+    drawn = {"PANOPTIC": panoptic, "INSTANCE": instance, "SEMANTIC": semantic}
+    return tuple(x for task, p in drawn.items() for x in (f"INPUT.TASK_PROB.{task}", str(p)))
+
+
+def row(name: str, *options: str) -> Row:
+    return Row("facade", name, "facade.yaml", options)
+
+
+ROWS = [
+    row("whole"),
+    row("without task token", "MODEL.META_ARCHITECTURE", "OneFormerWithoutTask"),
+    row("without query-text contrastive loss", "MODEL.ONE_FORMER.CONTRASTIVE_WEIGHT", "0.0"),
+    # As many object queries as with them; all of them have a text then.
+    row("without contextual tokens", "MODEL.TEXT_ENCODER.N_CTX", "0"),
+    row("queries from learned vectors", "MODEL.META_ARCHITECTURE", "OneFormerLearnedQueries"),
+    row("panoptic drawn half of the time", *probabilities(0.5, 0.25, 0.25)),
+    row("panoptic alone drawn", *probabilities(1.0, 0.0, 0.0)),
+]
+
+if __name__ == "__main__":
+    main("ablations", ROWS, __doc__)

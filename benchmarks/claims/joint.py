@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""One model trained once on all tasks against three models trained for a task each (OneFormer, abstract and sec. 4.3).
+
+    python benchmarks/claims/joint.py [--smoke] [--rows ROW ...] [--seeds 0 1 2]
+
+Same architecture, data and budget. A model for one task draws that task alone. "equal iterations" gives each of
+the three as many as the joint model has, "equal compute" a third. Every metric with its own task token.
+Data: $DETECTRON2_DATASETS/labelmefacade_panoptic and cwfid_panoptic.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from benchmarks.claims.table import Row, main  # noqa: E402
+
+TASKS = ("panoptic", "instance", "semantic")
+
+
+def only(task: str) -> tuple[str, ...]:
+    """The config keys that draw no other task."""
+    return tuple(x for t in TASKS for x in (f"INPUT.TASK_PROB.{t.upper()}", "1.0" if t == task else "0.0"))
+
+
+ROWS = [
+    row
+    for data in ("facade", "weeds")
+    for row in (
+        Row(data, "joint", f"{data}.yaml"),
+        *(Row(data, f"{task} only, equal iterations", f"{data}.yaml", only(task)) for task in TASKS),
+        *(Row(data, f"{task} only, equal compute", f"{data}.yaml", only(task), share=1 / 3) for task in TASKS),
+    )
+]
+
+if __name__ == "__main__":
+    main("joint", ROWS, __doc__)
