@@ -4,17 +4,20 @@
 
 Random weights, exported by `HuggingFaceExporter`, so that both run the same model; a picture of `--size` squared,
 uint8 in, what a user keeps out: label maps, segments, instances. Every case runs in a process of its own, so
-that its peak memory is its own ("loaded_mb": before the first picture); rounds are repeated, so that a busy
-machine disturbs all cases alike. Processor seconds, of all threads, are what is left of a disturbed run. A case
-runs once before it is timed. Ends with one JSON line; `--output` keeps it in a file.
+that its memory is its own; rounds are repeated, so that a busy machine disturbs all cases alike. Processor
+seconds, of all threads, are what is left of a disturbed run. A case runs once before it is timed. Resident
+memory in MB: "imported" with the libraries, "loaded" with the weights read, "request" what the first picture
+takes beyond that at its peak, "peak" of the whole process, libraries and loading included. "gflop" counts
+matrix products, convolutions and attention; of deformable attention ours only, the other's has no count.
+Needs Linux. Ends with one JSON line; `--output` keeps it in a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,9 +31,11 @@ sys.path[0] = str(ROOT)
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 TASKS = {1: ["panoptic"], 3: ["panoptic", "instance", "semantic"]}
-CASES = ["huggingface", "exact", "ours"]
+CASES = ["huggingface", "exact", "ours", "bf16"]
+MEMORY = ("imported_mb", "loaded_mb", "request_mb", "peak_mb")
 
 
 def main() -> None:
@@ -63,7 +68,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--size", type=int, default=640)
     p.add_argument("--tasks", type=int, nargs="+", choices=TASKS, default=[1, 3])
     p.add_argument("--cases", nargs="+", choices=CASES, default=["huggingface", "ours"],
-                   help="exact: the model's default operators, without the predictor's choice of faster ones")
+                   help="exact: the model's default operators, without the predictor's choice of faster ones; "
+                   "bf16: the predictor with precision='bf16'")
     p.add_argument("--repeats", type=int, default=3, help="timed runs in a process")
     p.add_argument("--rounds", type=int, default=1, help="processes of each case")
     p.add_argument("--threads", type=int, default=os.cpu_count())
@@ -115,10 +121,18 @@ def picture(size: int) -> np.ndarray:
 def run_case(args: argparse.Namespace) -> dict:
     image, tasks = picture(args.size), TASKS[args.tasks[0]]
     build = huggingface if args.case == "huggingface" else ours
-    call = build(args)
+    call, model, imported = build(args)
+    model.requires_grad_(False)   # the counter of operations follows what asks for a gradient
     seconds, processor = [], []
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    call(image, tasks)
+    for weight in model.parameters():
+        weight.sum()   # a mapped file is read when it is used
+    gc.collect()
+    loaded, loading_peak = resident("VmRSS"), resident("VmHWM")
+    Path("/proc/self/clear_refs").write_text("5")   # the peak starts anew
+    counts = operator_flops() if args.case != "huggingface" else {}
+    with FlopCounterMode(display=False, custom_mapping=counts) as counter:
+        call(image, tasks)
+    request_peak = resident("VmHWM")
     for _ in range(args.repeats):
         start, start_of_processor = time.perf_counter(), time.process_time()
         found = call(image, tasks)
@@ -127,11 +141,26 @@ def run_case(args: argparse.Namespace) -> dict:
     return {
         "seconds": statistics.median(seconds),
         "processor_seconds": statistics.median(processor),
-        "loaded_mb": loaded,
         "all_seconds": seconds,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "imported_mb": imported,
+        "loaded_mb": loaded,
+        "request_mb": request_peak - loaded,
+        "peak_mb": max(loading_peak, resident("VmHWM")),
+        "gflop": counter.get_total_flops() / 1e9,
         "found": found,
     }
+
+
+def operator_flops() -> dict:
+    from oneformer.analysis.cost import operator_flops
+
+    return operator_flops()
+
+
+def resident(field: str) -> float:
+    """MB: "VmRSS" now, "VmHWM" at the peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def huggingface(args: argparse.Namespace):
@@ -139,8 +168,10 @@ def huggingface(args: argparse.Namespace):
     import transformers
     from open_clip.tokenizer import SimpleTokenizer
 
-    images = transformers.AutoImageProcessor.from_pretrained(args.weights, repo_path=args.weights)
-    model = transformers.OneFormerForUniversalSegmentation.from_pretrained(args.weights).eval()
+    processor, architecture = transformers.AutoImageProcessor, transformers.OneFormerForUniversalSegmentation
+    imported = resident("VmRSS")
+    images = processor.from_pretrained(args.weights, repo_path=args.weights)
+    model = architecture.from_pretrained(args.weights).eval()
     tokenizer = SimpleTokenizer(context_length=77)
 
     @torch.inference_mode()
@@ -155,7 +186,7 @@ def huggingface(args: argparse.Namespace):
             found[task] = int(result.max()) if task == "semantic" else len(result["segments_info"])
         return found
 
-    return call
+    return call, model, imported
 
 
 def ours(args: argparse.Namespace):
@@ -166,7 +197,9 @@ def ours(args: argparse.Namespace):
 
     if args.case == "exact":
         oneformer.predictor.fastest = contextlib.nullcontext
-    predictor = OneFormerPredictor(config(args), args.weights, "cpu")
+    imported = resident("VmRSS")
+    precision = "bf16" if args.case == "bf16" else "fp32"
+    predictor = OneFormerPredictor(config(args), args.weights, "cpu", precision=precision)
 
     def call(image, tasks):
         found = predictor(image, "all" if len(tasks) == 3 else tasks[0])
@@ -176,7 +209,7 @@ def ours(args: argparse.Namespace):
             "semantic": int(found.semantic.labels.max()) if found.semantic else None,
         }
 
-    return call
+    return call, predictor.model, imported
 
 
 def spawn(args: argparse.Namespace, case: str, tasks: int) -> dict:
@@ -197,18 +230,21 @@ def summarise(args: argparse.Namespace, tasks: int, runs: dict) -> dict:
             "seconds": statistics.median(run["seconds"] for run in mine),
             "all_seconds": [s for run in mine for s in run["all_seconds"]],
             "processor_seconds": statistics.median(run["processor_seconds"] for run in mine),
-            "loaded_mb": statistics.median(run["loaded_mb"] for run in mine),
-            "peak_mb": statistics.median(run["peak_mb"] for run in mine),
+            **{key: statistics.median(run[key] for run in mine) for key in MEMORY},
+            "gflop": mine[0]["gflop"],
             "found": mine[0]["found"],
         }
     base = row[args.cases[0]]
     for case in args.cases[1:]:
         row[case]["times_as_fast"] = base["seconds"] / row[case]["seconds"]
         row[case]["memory_ratio"] = row[case]["peak_mb"] / base["peak_mb"]
+        row[case]["request_memory_ratio"] = row[case]["request_mb"] / base["request_mb"]
         row[case]["processor_ratio"] = base["processor_seconds"] / row[case]["processor_seconds"]
-        print(f"{tasks} task(s): {args.cases[0]} {base['seconds']:.2f} s, {base['peak_mb']:.0f} MB; {case} "
-              f"{row[case]['seconds']:.2f} s ({row[case]['times_as_fast']:.1f} x), {row[case]['peak_mb']:.0f} MB "
-              f"({row[case]['memory_ratio']:.2f})")
+        print(f"{tasks} task(s): {args.cases[0]} {base['seconds']:.2f} s, {base['gflop']:.0f} GFLOP, "
+              f"{base['peak_mb']:.0f} MB of which {base['request_mb']:.0f} for the picture; {case} "
+              f"{row[case]['seconds']:.2f} s ({row[case]['times_as_fast']:.1f} x), {row[case]['gflop']:.0f} GFLOP, "
+              f"{row[case]['peak_mb']:.0f} MB ({row[case]['memory_ratio']:.2f}) of which "
+              f"{row[case]['request_mb']:.0f} ({row[case]['request_memory_ratio']:.2f})")
     return row
 
 

@@ -100,7 +100,7 @@ class _Run:
 def _measure(model: nn.Module, stage: str, size: tuple[int, int], task: str, repeats: int) -> StageCost:
     with torch.no_grad(), _frozen(model):
         run = _Run(model, size, task).until(stage)
-        with FlopCounterMode(display=False, custom_mapping=_operator_flops()) as counter:
+        with FlopCounterMode(display=False, custom_mapping=operator_flops()) as counter:
             run.step(stage)
         seconds = [_seconds(lambda: run.step(stage), model.device) for _ in range(repeats)]
     with torch.enable_grad(), _kept_bytes(model) as kept:
@@ -163,7 +163,7 @@ def _kept_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
         yield lambda: sum(size for _, size in alive.values())
 
 
-def _operator_flops() -> dict:
+def operator_flops() -> dict:
     """Counts for the operators that torch does not know."""
     counts = {
         "ms_deform_attn": _deformable_flops,
