@@ -69,6 +69,11 @@ def _package_of(architecture: str | None) -> str:
     return PACKAGES[architecture]
 
 
+def _set_arguments(cfg) -> list[str]:
+    """The names of the config's data sets, each once."""
+    return list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         package = _package_of(architecture_of(run))
         cfg = build_config(run, [importlib.import_module(f"{package}.commands.train").load_model()])
         if args.check:
-            return 1 if check_sets(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))) else 0
+            return 1 if check_sets(_set_arguments(cfg)) else 0
         draw = importlib.import_module(f"{package}.data.inspect").build_drawing(cfg)
         samples = (sample for batch in Trainer.build_train_loader(cfg) for sample in batch)
         draw_samples(samples, draw, args.output, args.count)
