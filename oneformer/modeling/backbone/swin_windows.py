@@ -56,7 +56,8 @@ class Windows:
         if shift:
             regions = partition(row_regions[:, None] * 3 + column_regions)
             apart = regions[:, None, :] != regions[:, :, None]
-            mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, ACROSS)[:, None]
+            # Not zeros(apart.shape): in an ONNX file of any size only `apart` itself has the right shape.
+            mask = torch.where(apart, ACROSS, 0.0)[:, None]
         # An exported graph whose size is open pads always: whether it must is known when it runs.
         padded = isinstance(height, torch.SymInt) or tokens.numel() != height * width
         return cls(tokens, places, padded, mask)
