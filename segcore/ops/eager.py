@@ -53,14 +53,15 @@ def ms_deform_attn(value: Tensor, shapes: Sequence[int], locations: Tensor, weig
     """
     dtype = reference.compute_dtype(value.dtype)
     padded, levels = _pad_levels(value, shapes, dtype)
-    queries, step = locations.shape[1], locations.shape[1]
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (value, locations, weights))
-    if value.device.type == "cpu" and not tracked and not torch.compiler.is_compiling():
-        # blocks of queries whose index arithmetic stays in the cache
-        step = max(1, _BLOCK_POINTS // max(1, locations.shape[0] * locations[0, 0, ..., 0].numel()))
+    if value.device.type != "cpu" or tracked or torch.compiler.is_compiling():
+        # a loop over blocks would make a compiled graph one for this number of queries alone
+        return _sample(padded, levels, locations.to(dtype), weights.to(dtype)).to(value.dtype)
+    # blocks of queries whose index arithmetic stays in the cache
+    step = max(1, _BLOCK_POINTS // max(1, locations.shape[0] * locations[0, 0, ..., 0].numel()))
     blocks = [
         _sample(padded, levels, locations[:, i : i + step].to(dtype), weights[:, i : i + step].to(dtype))
-        for i in range(0, queries, step)
+        for i in range(0, locations.shape[1], step)
     ]
     output = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
     return output.to(value.dtype)
