@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from benchmarks.claims.joint import JOINT  # noqa: E402
 from benchmarks.claims.table import Row, main  # noqa: E402
 
 
@@ -22,11 +23,11 @@ def probabilities(panoptic: float, instance: float, semantic: float) -> tuple[st
 
 
 def row(name: str, *options: str) -> Row:
-    return Row("facade", name, "facade.yaml", options)
+    return Row("ablations", "facade", name, "facade.yaml", options)
 
 
 ROWS = [
-    row("whole"),
+    JOINT["facade"],
     row("without task token", "MODEL.META_ARCHITECTURE", "OneFormerWithoutTask"),
     row("without query-text contrastive loss", "MODEL.ONE_FORMER.CONTRASTIVE_WEIGHT", "0.0"),
     # As many object queries as with them; all of them have a text then.
@@ -37,4 +38,4 @@ ROWS = [
 ]
 
 if __name__ == "__main__":
-    main("ablations", ROWS, __doc__)
+    main(ROWS, __doc__)

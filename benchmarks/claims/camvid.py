@@ -18,10 +18,10 @@ from benchmarks.claims.joint import only  # noqa: E402
 from benchmarks.claims.table import Row, main  # noqa: E402
 
 ROWS = [
-    Row("CamVid test", "OneFormer, joint", "camvid.yaml"),
-    Row("CamVid test", "OneFormer, semantic only", "camvid.yaml", only("semantic")),
+    Row("camvid", "CamVid test", "OneFormer, joint", "camvid.yaml"),
+    Row("camvid", "CamVid test", "OneFormer, semantic only", "camvid.yaml", only("semantic")),
 ]
 COLUMNS = ("mIoU",)
 
 if __name__ == "__main__":
-    main("camvid", ROWS, __doc__, COLUMNS)
+    main(ROWS, __doc__, COLUMNS)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.claims.joint import only  # noqa: E402
+from benchmarks.claims.joint import JOINT, only  # noqa: E402
 from benchmarks.claims.table import Row, main  # noqa: E402
 
 MASK2FORMER = ("MODEL.META_ARCHITECTURE", "HuggingFaceMask2Former", *only("panoptic"))
@@ -25,13 +25,13 @@ PANOPTIC_FPN = (
 
 ROWS = [
     row
-    for data in ("facade", "weeds")
+    for data, joint in JOINT.items()
     for row in (
-        Row(data, "OneFormer, joint", f"{data}.yaml"),
-        Row(data, "Mask2Former (transformers)", f"{data}.yaml", MASK2FORMER),
-        Row(data, "Panoptic-FPN (Detectron2)", f"{data}.yaml", PANOPTIC_FPN),
+        joint,
+        Row("others", data, "Mask2Former (transformers)", joint.config, MASK2FORMER),
+        Row("others", data, "Panoptic-FPN (Detectron2)", joint.config, PANOPTIC_FPN),
     )
 ]
 
 if __name__ == "__main__":
-    main("others", ROWS, __doc__)
+    main(ROWS, __doc__)

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.claims import ablations, camvid, joint, others  # noqa: E402
-from benchmarks.claims.table import RESULTS, ROOT, markdown, read  # noqa: E402
+from benchmarks.claims.table import RESULTS, ROOT, markdown, read, result_file  # noqa: E402
 
 PAGE = ROOT / "docs" / "claims.md"
 PICTURES = ROOT / "docs" / "images"
@@ -32,8 +32,13 @@ _REGION = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def main() -> None:
     PAGE.write_text(filled(PAGE.read_text()))
     for table in TABLES:
-        if read(table):
+        if has_results(table):
             draw_curves(table, PICTURES / f"claims_{table}.png")
+
+
+def has_results(table: str) -> bool:
+    """Whether any row of the table has been trained."""
+    return any(read(row) for row in TABLES[table][0])
 
 
 def filled(page: str) -> str:
@@ -41,7 +46,7 @@ def filled(page: str) -> str:
 
     def fill(found: re.Match) -> str:
         rows, columns = TABLES[found[2]]
-        text = markdown(found[2], rows, columns) if read(found[2]) else "No run yet."
+        text = markdown(rows, columns) if has_results(found[2]) else "No run yet."
         return f"{found[1]}{text}\n{found[3]}"
 
     return _REGION.sub(fill, page)
@@ -59,7 +64,7 @@ def draw_curves(table: str, path: Path) -> None:
     figure, axes = plt.subplots(1, len(groups), figsize=(6 * len(groups), 4), squeeze=False, layout="constrained")
     for axis, group in zip(axes[0], groups, strict=True):
         for number, row in enumerate(row for row in rows if row.group == group):
-            for file in sorted((RESULTS / table / row.folder).glob("seed*.jsonl")):
+            for file in sorted(result_file(row, 0, RESULTS).parent.glob("seed*.jsonl")):
                 record = json.loads(file.with_suffix(".json").read_text())
                 batch = record["images_seen"] / record["iterations"]
                 lines = [json.loads(line) for line in file.read_text().splitlines()]

@@ -49,6 +49,7 @@ class Row:
     """A model of a table.
 
     Args:
+        table: where its results are kept; another table may show the same row, which is then trained once.
         group: rows of one group are compared with each other, e.g. those of a data set.
         name: what the table calls it.
         config: a YAML file of this folder.
@@ -56,6 +57,7 @@ class Row:
         share: of the config's iterations that it is trained for.
     """
 
+    table: str
     group: str
     name: str
     config: str
@@ -67,7 +69,7 @@ class Row:
         return re.sub(r"[^a-z0-9]+", "_", f"{self.group} {self.name}".lower()).strip("_")
 
 
-def main(table: str, rows: Sequence[Row], description: str, columns: Sequence[str] = ("PQ", "AP", "mIoU")) -> None:
+def main(rows: Sequence[Row], description: str, columns: Sequence[str] = ("PQ", "AP", "mIoU")) -> None:
     """The command line of a table's script: train what has no result yet, then print the table."""
     args = _parse(description, rows)
     chosen = [row for row in rows if not args.rows or row.folder in args.rows]
@@ -76,14 +78,14 @@ def main(table: str, rows: Sequence[Row], description: str, columns: Sequence[st
         chosen = [row for row in chosen if row.group == chosen[0].group]
         with tempfile.TemporaryDirectory() as folder:
             for row in chosen:
-                run(table, row, 0, Path(folder), [*SMOKE, *args.opts])
-            print(markdown(table, chosen, columns, Path(folder)))
+                run(row, 0, Path(folder), [*SMOKE, *args.opts])
+            print(markdown(chosen, columns, Path(folder)))
         return
     for seed in args.seeds:
         for row in chosen:
-            if not result_file(table, row, seed, RESULTS).exists():
-                run(table, row, seed, RESULTS, args.opts)
-    print(markdown(table, rows, columns, RESULTS))
+            if not result_file(row, seed, RESULTS).exists():
+                run(row, seed, RESULTS, args.opts)
+    print(markdown(rows, columns, RESULTS))
 
 
 def _parse(description: str, rows: Sequence[Row]) -> argparse.Namespace:
@@ -96,11 +98,11 @@ def _parse(description: str, rows: Sequence[Row]) -> argparse.Namespace:
     return p.parse_args()
 
 
-def result_file(table: str, row: Row, seed: int, results: Path) -> Path:
-    return results / table / row.folder / f"seed{seed}.json"
+def result_file(row: Row, seed: int, results: Path) -> Path:
+    return results / row.table / row.folder / f"seed{seed}.json"
 
 
-def run(table: str, row: Row, seed: int, results: Path, options: Sequence[str]) -> None:
+def run(row: Row, seed: int, results: Path, options: Sequence[str]) -> None:
     """Train and evaluate one row with one seed, in a process of its own; keep its numbers and its log.
 
     Raises:
@@ -111,14 +113,14 @@ def run(table: str, row: Row, seed: int, results: Path, options: Sequence[str]) 
         if row.share != 1:
             settings = [*settings, "SOLVER.MAX_ITER", str(_shared_iterations(row, options))]
         command = [sys.executable, str(HERE / "train.py"), "--config-file", str(HERE / row.config), *settings]
-        print(f"{table}: {row.folder}, seed {seed}", flush=True)
+        print(f"{row.table}: {row.folder}, seed {seed}", flush=True)
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.stderr.write(done.stdout[-4000:] + done.stderr[-4000:])
             done.check_returncode()
         record = _record(row, seed, options, Path(work), time.perf_counter() - start)
-        _keep(result_file(table, row, seed, results), record, Path(work) / "metrics.json")
+        _keep(result_file(row, seed, results), record, Path(work) / "metrics.json")
 
 
 def _shared_iterations(row: Row, options: Sequence[str]) -> int:
@@ -174,21 +176,19 @@ def _short(line: dict) -> dict:
                                                                        "loss_contrastive")}
 
 
-def read(table: str, results: Path = RESULTS) -> list[dict]:
-    """The records of a table, in the order of their files."""
-    return [json.loads(path.read_text()) for path in sorted((results / table).glob("*/seed*.json"))]
+def read(row: Row, results: Path = RESULTS) -> list[dict]:
+    """The records of a row, a seed each, in the order of their files."""
+    return [json.loads(path.read_text()) for path in sorted(result_file(row, 0, results).parent.glob("seed*.json"))]
 
 
-def markdown(table: str, rows: Sequence[Row], columns: Sequence[str], results: Path = RESULTS) -> str:
+def markdown(rows: Sequence[Row], columns: Sequence[str], results: Path = RESULTS) -> str:
     """The table: mean ± standard deviation over the seeds of every row that has a result."""
-    records = read(table, results)
     lines = [
         f"| data | model | {' | '.join(columns)} | iterations | images seen | seconds | seeds |",
         "|---" * (len(columns) + 6) + "|",
     ]
     for row in rows:
-        runs = [r for r in records if (r["group"], r["row"]) == (row.group, row.name)]
-        if runs:
+        if runs := read(row, results):
             cells = [spread([r["metrics"].get(c) for r in runs]) for c in columns]
             first = runs[0]
             seconds = statistics.median(r["seconds"] for r in runs)

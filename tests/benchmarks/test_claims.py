@@ -16,13 +16,13 @@ from benchmarks.claims.variants import LearnedQueries
 from oneformer.tasks import INSTANCE, PANOPTIC, SEMANTIC
 from tests.oneformer.modeling.compact import compact_model, training_input
 
-ROW = Row("facade", "joint, whole", "facade.yaml")
+ROW = Row("t", "facade", "joint, whole", "facade.yaml")
 
 
 def keep(results: Path, row: Row, seed: int, **metrics: float) -> None:
     record = {"group": row.group, "row": row.name, "seed": seed, "metrics": metrics}
     record |= {"iterations": 10, "images_seen": 80, "seconds": 3.0 + seed}
-    path = result_file("t", row, seed, results)
+    path = result_file(row, seed, results)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
 
@@ -30,26 +30,26 @@ def keep(results: Path, row: Row, seed: int, **metrics: float) -> None:
 def test_a_table_has_mean_and_spread_of_the_seeds(tmp_path):
     for seed, pq in enumerate((10.0, 12.0, 14.0)):
         keep(tmp_path, ROW, seed, PQ=pq)
-    text = markdown("t", [ROW, Row("facade", "not run", "facade.yaml")], ("PQ", "AP"), tmp_path)
+    text = markdown([ROW, Row("t", "facade", "not run", "facade.yaml")], ("PQ", "AP"), tmp_path)
     assert text.splitlines()[-1] == "| facade | joint, whole | 12.0 ± 2.0 | – | 10 | 80 | 4 | 3 |"
     assert spread([7.25]) == "7.2"
 
 
 def test_a_row_is_named_by_group_and_name():
-    assert result_file("t", ROW, 2, Path("r")) == Path("r/t/facade_joint_whole/seed2.json")
+    assert result_file(ROW, 2, Path("r")) == Path("r/t/facade_joint_whole/seed2.json")
 
 
 def test_a_share_of_the_iterations_comes_from_the_nearest_config():
-    third = Row("facade", "x", "facade.yaml", share=1 / 3)
+    third = Row("t", "facade", "x", "facade.yaml", share=1 / 3)
     asked = int(table.yaml.safe_load((table.HERE / "small.yaml").read_text())["SOLVER"]["MAX_ITER"])
     assert table._shared_iterations(third, []) == round(asked / 3)
     assert table._shared_iterations(third, ["SOLVER.MAX_ITER", "30"]) == 10
 
 
 def test_a_failed_run_keeps_nothing(tmp_path):
-    broken = Row("facade", "x", "facade.yaml", ("MODEL.NO_SUCH_KEY", "1"))
+    broken = Row("t", "facade", "x", "facade.yaml", ("MODEL.NO_SUCH_KEY", "1"))
     with pytest.raises(subprocess.CalledProcessError):
-        table.run("t", broken, 0, tmp_path, [])
+        table.run(broken, 0, tmp_path, [])
     assert not list(tmp_path.rglob("*.json*"))
 
 
