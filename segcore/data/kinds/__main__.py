@@ -18,14 +18,14 @@ from PIL import Image
 
 from segcore.script import run_script
 
-from .scene import CATEGORIES, HELD_OUT, KINDS, draw_scene
+from .scene import CATEGORIES, HELD_OUT, draw_scene, kind_named
 
 _STREAM = 3   # of seeds; the data set's splits have the others
 
 
 def main(argv: list[str] | None = None) -> None:
     args = _parse(argv)
-    kind = _kind(args.kind) if args.kind else HELD_OUT[args.seed % len(HELD_OUT)]
+    kind = kind_named(args.kind) if args.kind else HELD_OUT[args.seed % len(HELD_OUT)]
     scenes = scenes_with(kind, args.seed)
     for images, masks, number in (("examples", "masks", args.examples), ("targets", "truth", args.targets)):
         for folder in (images, masks):
@@ -45,13 +45,6 @@ def scenes_with(kind: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]
         ids = [s["id"] for s in scene.segments if s["category_id"] == CATEGORIES[kind]["id"]]
         if ids:
             yield scene.image, np.isin(scene.ids, ids)
-
-
-def _kind(name: str) -> int:
-    names = [c["name"] for c in CATEGORIES[: len(KINDS)]]
-    if name not in names:
-        raise ValueError(f"no kind is named {name!r}; a name is colour, texture, shape, such as {names[0]!r}")
-    return names.index(name)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

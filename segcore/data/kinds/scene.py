@@ -64,6 +64,18 @@ SEEN = tuple(i for i, k in enumerate(KINDS) if not k.held_out)
 HELD_OUT = tuple(i for i, k in enumerate(KINDS) if k.held_out)
 
 
+def kind_named(name: str) -> int:
+    """The index into `CATEGORIES` of "red stripes star": colour, texture and shape.
+
+    Raises:
+        ValueError: if no kind has this name.
+    """
+    names = [c["name"] for c in CATEGORIES[: len(KINDS)]]
+    if name not in names:
+        raise ValueError(f"no kind is named {name!r}; a name is colour, texture, shape, such as {names[0]!r}")
+    return names.index(name)
+
+
 class _Placed(NamedTuple):
     kind: int
     segment: int
