@@ -13,7 +13,6 @@ gives the median per image, and the last line is the same as JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,6 +24,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
+from benchmarks.reporting import report
 from segcore.evaluation import PanopticStat
 from segcore.evaluation.panoptic_quality import match_segments
 from segcore.ops import extension
@@ -201,11 +201,7 @@ def main() -> None:
     headers = ["size", "segments", "images", "ours ms", "unique ms", "loop ms", "x unique", "x loop", "PQ"]
     print(tabulate(table, headers, floatfmt=".2f"))
     header = {"benchmark": "panoptic_quality", "operators": extension.status(), "numpy": np.__version__}
-    line = json.dumps({**header, "numpy_uses": _sorting_instructions(), "results": rows})
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(line + "\n")
-    print(line)
+    report({**header, "numpy_uses": _sorting_instructions(), "results": rows}, arguments.output)
 
 
 if __name__ == "__main__":

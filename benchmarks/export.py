@@ -28,6 +28,7 @@ from detectron2.modeling import build_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before this folder, which has a seggpt.py
 
+from benchmarks.reporting import report
 from oneformer import add_oneformer_config
 from oneformer.export import oneformer_graph
 from oneformer.loading import build_loaded
@@ -126,7 +127,7 @@ def main() -> None:
     parser.add_argument("--export-only", action="store_true", help="write the files and stop; needs --files")
     parser.add_argument("--output", type=Path, help="a .json file for the numbers")
     args = parser.parse_args()
-    report = {
+    result = {
         "date": datetime.date.today().isoformat(), "device": platform.processor() or platform.machine(),
         "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__, "dtype": "float32", "repeats": args.repeats, "models": {},
@@ -138,10 +139,10 @@ def main() -> None:
             if args.export_only:
                 write_files(name, graphs, folder)
                 continue
-            report["models"][name] = measure(name, graphs, folder, args.repeats)
-            print(name, json.dumps(report["models"][name], indent=2), flush=True)
-            if args.output:
-                args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            result["models"][name] = measure(name, graphs, folder, args.repeats)
+            print(name, json.dumps(result["models"][name], indent=2), flush=True)
+    if not args.export_only:
+        report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ output is compared before anything is timed. One process, one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import random
 import statistics
@@ -30,6 +29,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
 
+from benchmarks.reporting import report
 from oneformer.data.augmentation import lsj, resize_crop
 from oneformer.data.mapper import OneFormerMapper
 from segcore.ops import extension
@@ -200,11 +200,7 @@ def main() -> None:
     modules = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
     versions = {name: module.__version__ for name, module in modules.items()}
     header = {"benchmark": "mapper", "device": "cpu, 1 thread", "operators": extension.status(), "versions": versions}
-    line = json.dumps({**header, "results": rows})
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(line + "\n")
-    print(line)
+    report({**header, "results": rows}, arguments.output)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks.reporting import report  # noqa: E402
+
 TASKS = {1: ["panoptic"], 3: ["panoptic", "instance", "semantic"]}
 CASES = ["huggingface", "exact", "ours", "bf16"]
 MEMORY = ("imported_mb", "loaded_mb", "request_mb", "peak_mb")
@@ -57,9 +59,7 @@ def main() -> None:
     machine = {"torch": torch.__version__, "threads": args.threads, "cpu": torch.backends.cpu.get_cpu_capability()}
     result = {"benchmark": "oneformer_model", "config": args.config, "size": args.size, "rows": rows,
               "machine": machine, "repeats": args.repeats, "rounds": args.rounds}
-    print(json.dumps(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.output)
 
 
 def parse() -> argparse.Namespace:

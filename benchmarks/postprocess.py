@@ -25,6 +25,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch  # noqa: E402
 
+from benchmarks.reporting import report  # noqa: E402
 from oneformer.modeling import postprocess  # noqa: E402
 from oneformer.modeling.mask_resize import MaskResizer  # noqa: E402
 from tests.oneformer.modeling import straightforward  # noqa: E402
@@ -41,9 +42,7 @@ def main() -> None:
     rows = [compare(args, queries, size) for size in args.sizes for queries in args.queries]
     machine = {"torch": torch.__version__, "threads": args.threads, "cpu": torch.backends.cpu.get_cpu_capability()}
     result = {"benchmark": "oneformer_postprocess", "rows": rows, "machine": machine, "repeats": args.repeats}
-    print(json.dumps(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.output)
 
 
 def parse() -> argparse.Namespace:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import platform
 import statistics
@@ -29,6 +28,7 @@ import torch
 from detectron2.config import get_cfg
 from tabulate import tabulate
 
+from benchmarks.reporting import report
 from oneformer import add_oneformer_config
 from oneformer.export import oneformer_graph
 from oneformer.loading import build_loaded
@@ -126,7 +126,7 @@ def main() -> None:
         times = latencies(paths, model, args.size, args.repeats)
         rows = {form: {"megabytes": path.stat().st_size / 1e6, "median_ms": times[form], **quality(model, path, cfg)}
                 for form, path in paths.items()}
-    report = {
+    result = {
         "device": platform.processor() or platform.machine(), "cores": os.cpu_count(),
         "threads": torch.get_num_threads(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
         "weights": Path(args.weights).name, "data": list(cfg.DATASETS.TEST), "timed_size": list(args.size),
@@ -134,9 +134,7 @@ def main() -> None:
     }
     print(tabulate([[form, *row.values()] for form, row in rows.items()],
                    headers=["weights", *next(iter(rows.values()))], floatfmt=".2f"))
-    print(json.dumps(report))
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

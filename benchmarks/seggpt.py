@@ -27,6 +27,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 
+from benchmarks.reporting import report  # noqa: E402
 from seggpt.config import add_seggpt_config  # noqa: E402
 from seggpt.convert import huggingface_config, to_huggingface  # noqa: E402
 from seggpt.modeling import SegGPT  # noqa: E402
@@ -51,9 +52,7 @@ def main() -> None:
     else:
         result = compare(args)
     result["machine"] = describe_machine(args)
-    print(json.dumps(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.output)
 
 
 def parse() -> argparse.Namespace:

@@ -30,6 +30,8 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without installing
 
+from benchmarks.reporting import report  # noqa: E402
+
 FORMS = ("ours", "straightforward")
 
 
@@ -275,10 +277,10 @@ def main() -> None:
                 command += [f"--{key}", str(getattr(arguments, key))]
             printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             runs[form].append(json.loads(printed.splitlines()[-1]))
-    report(arguments, runs)
+    summarise(arguments, runs)
 
 
-def report(arguments: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
+def summarise(arguments: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
     losses = {form: run[0]["losses"] for form, run in runs.items()}
     difference = max(
         abs(losses["ours"][k] - v) / max(abs(v), 1) for k, v in losses["straightforward"].items()
@@ -291,24 +293,19 @@ def report(arguments: argparse.Namespace, runs: dict[str, list[dict]]) -> None:
         f"{seconds['straightforward'] / seconds['ours']:.2f} times as fast, "
         f"{memory['ours'] / memory['straightforward']:.2f} of the memory, losses differ by {difference:.1e}"
     )
-    line = json.dumps(
-        {
-            "benchmark": "training_step",
-            "config": str(Path(arguments.config).name),
-            "device": f"cpu, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "size": arguments.size,
-            "batch": arguments.batch,
-            "seconds": seconds,
-            "memory_mb": memory,
-            "largest_loss_difference": difference,
-            "losses": losses,
-        }
-    )
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(line + "\n")
-    print(line)
+    result = {
+        "benchmark": "training_step",
+        "config": str(Path(arguments.config).name),
+        "device": f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "size": arguments.size,
+        "batch": arguments.batch,
+        "seconds": seconds,
+        "memory_mb": memory,
+        "largest_loss_difference": difference,
+        "losses": losses,
+    }
+    report(result, arguments.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from benchmarks.reporting import report  # noqa: E402
 from oneformer import OneFormerPredictor  # noqa: E402
 from oneformer.commands import predict  # noqa: E402
 from segcore.inputs import Source, find_sources  # noqa: E402
@@ -62,9 +62,7 @@ def main() -> None:
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(predictor.device)}
     result = {"benchmark": "oneformer_video", "pictures_per_second": rates, "size": args.size, "frames": args.frames,
               "repeats": args.repeats, "machine": machine}
-    print(json.dumps(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.output)
 
 
 def parse() -> argparse.Namespace:
