@@ -178,7 +178,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=100, help="images of 480x640; larger ones fewer")
     parser.add_argument("--sizes", nargs="+", default=["480x640", "1024x2048"], help="height x width")
-    parser.add_argument("--output", type=Path, help="also write the JSON line to this file")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
 
     rows = []

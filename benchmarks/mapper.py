@@ -175,7 +175,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3, help="over all images")
-    parser.add_argument("--output", type=Path, help="also write the JSON line to this file")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -264,7 +264,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps of each process, after one more")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each form, by turns")
     parser.add_argument("--form", choices=FORMS, help="run this one in this process and print its JSON")
-    parser.add_argument("--output", type=Path, help="also write the JSON line to this file")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     arguments = parser.parse_args()
     if arguments.form:
         print(json.dumps(run_form(arguments.form, arguments)))
