@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -33,19 +35,11 @@ def read_image(path: str, image_format: str = "RGB") -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or no picture.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        with Image.open(path) as picture:
-            if picture.mode == "RGB" and picture.getexif().get(_ORIENTATION, 1) == 1:
-                pixels = np.asarray(picture)  # Detectron2 would copy it once more
-                return pixels if image_format == "RGB" else pixels[..., ::-1]
+    with _opened(path, "image", "restore it or remove it from the data set") as picture:
+        if picture.mode == "RGB" and picture.getexif().get(_ORIENTATION, 1) == 1:
+            pixels = np.asarray(picture)  # Detectron2 would copy it once more
+            return pixels if image_format == "RGB" else pixels[..., ::-1]
         return detection_utils.read_image(path, format=image_format)
-    except _DAMAGED as error:
-        raise ValueError(
-            f"cannot read the image {path}: {error}; the file is damaged or no picture, restore it or remove "
-            f"it from the data set"
-        ) from error
 
 
 def contiguous(picture: np.ndarray) -> np.ndarray:
@@ -69,14 +63,9 @@ def image_size(path: str) -> tuple[int, int]:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or no picture.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION, 1) >= 5
-    except _DAMAGED as error:
-        raise ValueError(f"cannot read the image {path}: {error}; restore it or remove it") from error
+    with _opened(path, "image", "restore it or remove it from the data set") as picture:
+        width, height = picture.size
+        turned = picture.getexif().get(_ORIENTATION, 1) >= 5
     return (width, height) if turned else (height, width)
 
 
@@ -92,13 +81,21 @@ def read_pixels(path: str, what: str, remedy: str) -> tuple[str, np.ndarray]:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or no picture.
     """
+    with _opened(path, what, remedy) as picture:
+        return picture.mode, np.asarray(picture)
+
+
+@contextlib.contextmanager
+def _opened(path: str, what: str, remedy: str) -> Iterator[Image.Image]:
+    """A picture file, open for reading; what fails inside the block becomes the errors of `read_pixels`."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{what} {path} does not exist; {remedy}")
     try:
         with Image.open(path) as picture:
-            return picture.mode, np.asarray(picture)
+            yield picture
     except _DAMAGED as error:
-        raise ValueError(f"cannot read the {what} {path}: {error}; the file is damaged, {remedy}") from error
+        raise ValueError(
+            f"cannot read the {what} {path}: {error}; the file is damaged or no picture, {remedy}") from error
 
 
 def read_label_png(path: str) -> np.ndarray:
