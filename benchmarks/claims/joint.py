@@ -25,6 +25,12 @@ def only(task: str) -> tuple[str, ...]:
     return tuple(x for t in TASKS for x in (f"INPUT.TASK_PROB.{t.upper()}", "1.0" if t == task else "0.0"))
 
 
+def single(data: str, task: str, budget: str = "equal iterations") -> Row:
+    """The model for one task; the other budget is "equal compute"."""
+    share = 1.0 if budget == "equal iterations" else 1 / 3
+    return Row("joint", data, f"{task} only, {budget}", f"{data}.yaml", only(task), share)
+
+
 # The whole model: what the ablations and the other models are compared with too.
 JOINT = {data: Row("joint", data, "joint", f"{data}.yaml") for data in ("facade", "weeds")}
 ROWS = [
@@ -32,8 +38,8 @@ ROWS = [
     for data, joint in JOINT.items()
     for row in (
         joint,
-        *(Row("joint", data, f"{task} only, equal iterations", joint.config, only(task)) for task in TASKS),
-        *(Row("joint", data, f"{task} only, equal compute", joint.config, only(task), share=1 / 3) for task in TASKS),
+        *(single(data, task, "equal iterations") for task in TASKS),
+        *(single(data, task, "equal compute") for task in TASKS),
     )
 ]
 

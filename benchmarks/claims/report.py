@@ -70,7 +70,7 @@ def draw_curves(table: str, path: Path) -> None:
                 lines = [json.loads(line) for line in file.read_text().splitlines()]
                 curve = [((x["iteration"] + 1) * batch, x["total_loss"]) for x in lines if "total_loss" in x]
                 label = row.name if record["seed"] == 0 else None
-                axis.plot(*zip(*curve), color=f"C{number}", label=label, linewidth=1)
+                axis.plot(*zip(*curve), color=f"C{number}", label=label, linewidth=1, marker=".")
         axis.set(title=group, xlabel="images seen", ylabel="training loss")
         axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
