@@ -9,6 +9,7 @@ several sizes where it leaves sizes open.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ OPSET = 18        # GridSample came with 16; 18 is what torch's exporter writes 
 OLDEST_TORCH = (2, 6)  # the first whose exporters take a recorded graph
 ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-3  # difference from the model's own outputs, relative to their largest magnitude if above 1
+INPUTS = "inputs"  # the key of what a package says of its inputs
 MOST = 0.95       # of an output's numbers must be within it; see `Difference`
 
 
@@ -133,7 +135,9 @@ def export_package(graph: Graph, path: str | os.PathLike) -> Difference:
         raise ValueError("a package is compiled for one size: give the size, or write an .onnx file, which takes any")
 
     def write(target: Path) -> None:
-        torch._inductor.aoti_compile_and_package(graph.capture("torch"), package_path=str(target))
+        torch._inductor.aoti_compile_and_package(
+            graph.capture("torch"), package_path=str(target),
+            inductor_configs={"aot_inductor.metadata": {INPUTS: json.dumps(_described(graph.inputs))}})
 
     return _write_checked(graph, Path(path), ".pt2", write, load_package)
 
@@ -152,14 +156,32 @@ def load_onnx(path: str | os.PathLike, threads: int = 0) -> Run:
 
 
 def load_package(path: str | os.PathLike) -> Run:
-    """An AOTInductor package as a function from tensors, in the model's order, to arrays."""
+    """An AOTInductor package as a function from named tensors to arrays.
+
+    The compiled code looks at neither the shape nor the strides of what it gets, and would read other memory: here
+    tensors of another shape or type are refused, and others are laid out as it needs them.
+
+    Raises:
+        ValueError: for a package that `export_package` did not write; by the function, for inputs it was not made for.
+    """
     package = torch._inductor.aoti_load_package(os.fspath(path))
+    metadata = package.get_metadata()
+    if INPUTS not in metadata:
+        raise ValueError(f"{path} does not say what it takes: write it again with tools/export.py")
+    wanted = json.loads(metadata[INPUTS])
 
     def run(inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
+        if (found := _described(inputs)) != wanted:
+            raise ValueError(f"{path} was compiled for {wanted}, got {found}; export one for these")
         with torch.no_grad():
-            return [tensor.numpy() for tensor in package(*inputs.values())]
+            return [tensor.numpy() for tensor in package(*(inputs[name].contiguous() for name in wanted))]
 
     return run
+
+
+def _described(inputs: Mapping[str, Tensor]) -> dict[str, str]:
+    """By name, in order: type and shape."""
+    return {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in inputs.items()}
 
 
 def difference(found: Sequence[np.ndarray], expected: Mapping[str, np.ndarray]) -> Difference:

@@ -78,6 +78,19 @@ def test_a_package_is_for_one_size(tmp_path: Path):
         export.export_package(free, tmp_path / "a.pt2")
 
 
+@pytest.mark.slow
+def test_a_package_minds_shape_type_and_strides(tmp_path: Path):
+    """Its code does not: it would read the memory of another picture in its own order."""
+    require_torch()
+    export.export_package(graph(), tmp_path / "a.pt2")
+    run = export.load_package(tmp_path / "a.pt2")
+    turned = torch.arange(6.0).reshape(3, 2).T
+    assert np.array_equal(run({"x": turned})[0], turned.numpy() / 2)
+    for wrong in ({"x": torch.ones(2, 4)}, {"x": torch.ones(2, 3, dtype=torch.float64)}, {"y": torch.ones(2, 3)}):
+        with pytest.raises(ValueError, match=r"compiled for .*float32 \[2, 3\]"):
+            run(wrong)
+
+
 def test_a_model_in_training_mode_is_refused():
     training = graph()
     training.module.train()
