@@ -38,9 +38,9 @@ def few_scenes(tmp_path, monkeypatch):
     return tmp_path
 
 
-def loss_of_fixed_episodes(weights: str) -> float:
+def loss_of_fixed_episodes(weights: str, settings: list[str]) -> float:
     """Of the weights, on the first batches of a training: the same episodes and masks at each call."""
-    args = argument_parser().parse_args(["--config-file", CONFIG, *SMALL, "SOLVER.IMS_PER_BATCH", "16"])
+    args = argument_parser().parse_args(["--config-file", CONFIG, *settings, "SOLVER.IMS_PER_BATCH", "16"])
     cfg = build_config(args, [load_model()])
     model = Trainer.build_model(cfg)
     if weights:
@@ -51,8 +51,9 @@ def loss_of_fixed_episodes(weights: str) -> float:
     return statistics.fmean(losses)
 
 
-def run(folder, config: str, *pairs: str) -> list[float]:
-    assert main(MODELS, ["--config-file", config, *SMALL, "OUTPUT_DIR", str(folder), *pairs]) == 0
+def run(folder, *pairs: str) -> list[float]:
+    """The losses that a training of the mini config logs."""
+    assert main(MODELS, ["--config-file", CONFIG, "OUTPUT_DIR", str(folder), *pairs]) == 0
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
     return [line["total_loss"] for line in lines if "total_loss" in line]
 
@@ -60,20 +61,33 @@ def run(folder, config: str, *pairs: str) -> list[float]:
 def test_it_learns_evaluates_and_tunes(few_scenes):
     episodes = ["TEST.FEW_SHOT.EPISODES", "4", "TEST.FEW_SHOT.SHOTS", "[1,2]"]
     run(
-        few_scenes / "train", CONFIG, "SOLVER.MAX_ITER", "160", "SOLVER.WARMUP_ITERS", "10",
+        few_scenes / "train", *SMALL, "SOLVER.MAX_ITER", "160", "SOLVER.WARMUP_ITERS", "10",
         "DATASETS.TEST", "['kinds_panoptic_val']", *episodes,
     )  # fmt: skip
-    before, after = (loss_of_fixed_episodes(w) for w in ("", str(few_scenes / "train" / "model_final.pth")))
-    assert after < 0.9 * before
+    network = few_scenes / "train" / "model_final.pth"
+    assert loss_of_fixed_episodes(str(network), SMALL) < 0.9 * loss_of_fixed_episodes("", SMALL)
     found = json.loads((few_scenes / "train" / "metrics_final.json").read_text())
     assert set(found) == {"1-shot", "2-shot", "no model"}
     assert found["1-shot"]["episodes"] == 4 and 0 < found["no model"]["all foreground"] < 50
 
-    network = few_scenes / "train" / "model_final.pth"
     losses = run(
-        few_scenes / "tune", CONFIG, "MODEL.META_ARCHITECTURE", "SegGPTTuner",
+        few_scenes / "tune", *SMALL, "MODEL.META_ARCHITECTURE", "SegGPTTuner",
         "MODEL.SEGGPT.TUNING.NETWORK", str(network), "INPUT.DATASET_MAPPER_NAME", "seggpt_query",
         "SOLVER.MAX_ITER", "20", "SOLVER.BASE_LR", "0.1", "SOLVER.WEIGHT_DECAY", "0.0", "SOLVER.WARMUP_ITERS", "1",
         "SOLVER.EMA.ENABLED", "False", "DATASETS.TEST", "[]",
     )  # fmt: skip
     assert len(losses) == 1 and losses[0] > 0
+
+
+@pytest.mark.slow
+def test_the_mini_config_itself_learns(few_scenes):
+    """Its own network, batches and precision, a fortieth of its steps."""
+    own = ["MODEL.DEVICE", "cpu", "OUTPUT_WRITERS", "['json']"]
+    run(
+        few_scenes, *own, "SOLVER.MAX_ITER", "300", "TEST.FEW_SHOT.EPISODES", "20",
+        "DATASETS.TEST", "['kinds_panoptic_val']",
+    )  # fmt: skip
+    before, after = (loss_of_fixed_episodes(w, own) for w in ("", str(few_scenes / "model_final.pth")))
+    assert after < 0.75 * before
+    found = json.loads((few_scenes / "metrics_final.json").read_text())
+    assert {"1-shot", "4-shot", "no model"} == set(found) and found["1-shot"]["episodes"] == 20
