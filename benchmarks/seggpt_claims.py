@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import multiprocessing
 import platform
 import subprocess
@@ -35,6 +34,7 @@ from detectron2.config import CfgNode, get_cfg  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from benchmarks.reporting import report  # noqa: E402
 from segcore.config import resolve_datasets  # noqa: E402
 from segcore.data.builtin import datasets_root  # noqa: E402
 from segcore.data.images import read_image, read_label_png  # noqa: E402
@@ -86,9 +86,7 @@ def main() -> None:
         "rows": rows,
     }
     print_table(rows)
-    print(json.dumps(result))
-    if args.output:
-        Path(args.output).write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.output)
 
 
 def parse() -> argparse.Namespace:
