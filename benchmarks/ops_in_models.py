@@ -1,12 +1,12 @@
 """What the operators' backends mean for whole models: Swin-T OneFormer's pixel decoder, DiNAT-L OneFormer end to end.
 
-    python benchmarks/ops_in_models.py [--models swin_t dinat_l] [--cases reference torch cpu predictor] [--output FILE]
+    python benchmarks/ops_in_models.py [--models swin_t dinat_l] [--cases CASE ...] [--output FILE]
 
 One 640 x 640 picture, random weights, fp32, the panoptic task with its post-processing. A case names the operators'
 backend in an otherwise plain model; "predictor" is the model as OneFormerPredictor runs it, with the best backend and
-the linear layers that are fastest on this processor (segcore/ops/linear.py). Each model and case runs in a process of
-its own, so that its peak memory is its own (weights and libraries included). Times are medians. Ends with one JSON
-line.
+the linear layers that are fastest on this processor (segcore/ops/linear.py), "predictor, reference" the same with the
+operators' reference. Each model and case runs in a process of its own, so that its peak memory is its own (weights
+and libraries included). Times are medians. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,6 +34,11 @@ from segcore.ops import available_backends, extension, use_backend  # noqa: E402
 from segcore.ops.linear import fastest  # noqa: E402
 
 SIDE = 640
+CASES = {  # -> the operators' backend, None for the best, and who multiplies
+    **{name: (name, nullcontext) for name in ("reference", "torch", "cpu")},
+    "predictor, reference": ("reference", fastest),
+    "predictor": (None, fastest),
+}
 
 
 def timed(function, repeats: int) -> tuple[float, object]:
@@ -64,8 +70,8 @@ def measure(name: str, case: str, repeats: int, threads: int) -> dict:
     model = build_model(cfg).eval()
     image = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
     inputs = [{"image": image, "height": SIDE, "width": SIDE, "task": "panoptic"}]
-    context = fastest() if case == "predictor" else use_backend(case)
-    with torch.inference_mode(), context:
+    backend, linears = CASES[case]
+    with torch.inference_mode(), use_backend(backend) if backend else nullcontext(), linears():
         features = model.backbone(torch.randn(1, 3, SIDE, SIDE))
         decoder, (embeddings, *_) = timed(lambda: model.sem_seg_head.pixel_decoder(features), repeats)
         whole, _ = timed(lambda: model(inputs), repeats)
@@ -81,7 +87,7 @@ def measure(name: str, case: str, repeats: int, threads: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = [*(name for name in ("reference", "torch", "cpu") if not available_backends()[name]), "predictor"]
+    here = [case for case, (backend, _) in CASES.items() if not available_backends().get(backend)]
     parser.add_argument("--models", nargs="+", default=["swin_t", "dinat_l"])
     parser.add_argument("--cases", nargs="+", default=here, choices=here)
     parser.add_argument("--repeats", type=int, default=5)
@@ -95,7 +101,7 @@ def main() -> None:
     numbers = ["--repeats", str(arguments.repeats), "--threads", str(arguments.threads)]
     rows, gflops = [], matrix_product_gflops(arguments.threads)
     print(f"fp32 matrix products: {gflops:.0f} GFLOP/s")
-    print(f"{'model':10s} {'case':10s} {'pixel decoder':>14s} {'whole model':>20s} {'peak memory':>12s}")
+    print(f"{'model':10s} {'case':20s} {'pixel decoder':>14s} {'whole model':>20s} {'peak memory':>12s}")
     for model in arguments.models:
         first = len(rows)
         for case in arguments.cases:
@@ -108,7 +114,7 @@ def main() -> None:
                 ]
             rows.append(row)
             print(
-                f"{model:10s} {case:10s} {row['pixel_decoder_seconds'] * 1e3:7.0f} ms "
+                f"{model:10s} {case:20s} {row['pixel_decoder_seconds'] * 1e3:7.0f} ms "
                 f"{row['pixel_decoder_ratio']:4.1f}x {row['model_seconds'] * 1e3:11.0f} ms {row['model_ratio']:4.1f}x "
                 f"{row['peak_megabytes']:9.0f} MB",
                 flush=True,

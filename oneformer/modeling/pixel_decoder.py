@@ -19,7 +19,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segcore.ops import linear, ms_deform_attn_fused
+from segcore.ops import in_fast_layout, linear, ms_deform_attn_fused
 
 from .layers import in_token_chunks
 from .position_encoding import sine_position_tokens
@@ -245,17 +245,19 @@ class MSDeformAttnPixelDecoder(nn.Module):
             (B, C, h, w), coarsest first.
         """
         with torch.autocast(self.mask_features.weight.device.type, enabled=False):
-            dtype = self.mask_features.weight.dtype
             maps = [
-                projection(features[name].to(dtype))
+                projection(self._input(features[name]))
                 for projection, name in zip(self.input_proj, self.coarse_to_fine, strict=True)
             ]
             maps = self.transformer(maps)
             # Maps of stride 4 are large, and new memory costs more than an addition: in place, and none is kept.
-            x = self.adapter_1(features[self.fine_feature].to(dtype))
+            x = self.adapter_1(self._input(features[self.fine_feature]))
             x.add_(F.interpolate(maps[-1], size=x.shape[-2:], mode="bilinear", align_corners=False))
             x = self.layer_1(x)
             return self.mask_features(x), maps
+
+    def _input(self, feature: Tensor) -> Tensor:
+        return in_fast_layout(feature.to(self.mask_features.weight.dtype))
 
 
 def _norm(name: str, channels: int) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""Linear layers that use the whole width of the processor.
+"""Linear layers, and the layout of maps for convolutions, that use the whole width of the processor.
 
 PyTorch multiplies fp32 matrices with MKL, which runs its 256-bit code on processors that are not Intel's.
 oneDNN, also part of PyTorch, looks at what the processor can do: on an AMD one with AVX-512 its products take
@@ -94,6 +94,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
             out.add_(bias[:, None, None])
         out = out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
     return F.relu(out) if relu else out
+
+
+def in_fast_layout(x: Tensor) -> Tensor:
+    """A map (B, C, H, W) as the library that `use_onednn` chose convolves it fastest: channels last for oneDNN.
+
+    Everything after it then stays channels last, and 1x1 convolutions are products over tokens that lie there already.
+    """
+    if not _USE[0] or torch.compiler.is_compiling() or x.device.type != "cpu":
+        return x
+    x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    # One image may still have strides that PyTorch does not take for channels last, until its axes are split anew.
+    return x.flatten(0, 2).unflatten(0, x.shape[:3]).permute(0, 3, 1, 2)
 
 
 def _has_gradients(*tensors: Tensor | None) -> bool:

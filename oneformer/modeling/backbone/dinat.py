@@ -193,7 +193,7 @@ class DiNAT(StagedBackbone):
         for i, (name, level) in enumerate(zip(STAGES, self.levels)):
             x = run_blocks(level.blocks, x, recompute=self.use_checkpoint)
             if name in self._out_features:
-                features[name] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous()
+                features[name] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
             if level.downsample is not None:
                 x = level.downsample(x)
         return features

@@ -93,7 +93,7 @@ class TimmBackbone(StagedBackbone):
         """(B, 3, H, W) -> {"res2": (B, C, H/4, W/4), ... "res5": stride 32}."""
         features = self.body(x)
         if self._channels_last:
-            features = [feature.permute(0, 3, 1, 2).contiguous() for feature in features]
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
         return dict(zip(STAGES, features))
 
 

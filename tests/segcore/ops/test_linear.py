@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore.ops import linear, speed_up_linears
+from segcore.ops import in_fast_layout, linear, speed_up_linears
 from segcore.ops.linear import Linear, use_onednn
 
 
@@ -110,3 +110,19 @@ def test_compiled_graphs_keep_the_linear():
         torch.compile(module, backend=counter, fullgraph=True)(torch.randn(4000, 64))
     calls = [str(node.target) for node in counter.graphs[0].graph.nodes if node.op == "call_function"]
     assert any("linear" in call for call in calls) and not any("conv" in call for call in calls)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("tokens", [True, False])
+def test_fast_layout(images, tokens):
+    """Channels last under oneDNN, recognised as such for one image too; untouched without; no copy where it lay so."""
+    x = torch.randn(images, 5 * 7, 6)
+    x = x.transpose(1, 2).unflatten(2, (5, 7)) if tokens else x.view(images, 6, 5, 7)
+    with use_onednn(True):
+        ours = in_fast_layout(x)
+    with use_onednn(False):
+        assert in_fast_layout(x) is x
+    assert ours.equal(x) and ours.stride() == (5 * 7 * 6, 1, 7 * 6, 6)
+    assert (ours.data_ptr() == x.data_ptr()) == tokens
+    # what a convolution makes of it stays channels last
+    assert F.conv2d(ours, torch.randn(8, 6, 1, 1)).is_contiguous(memory_format=torch.channels_last)
