@@ -1,7 +1,8 @@
 // Label maps in one pass: on how many pixels each pair of labels falls, and segment ids to their numbers.
 //
 // Labels change every few dozen pixels: where they stay as they are a pixel costs a comparison, and only the first one
-// of a run is looked up.
+// of a run is looked up. Where they change is marked for a block of pixels at once, which is vectorised.
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -9,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <tuple>
 #include <unordered_map>
 #include <vector>
@@ -17,6 +19,9 @@
 
 namespace segcore {
 namespace {
+
+constexpr int64_t kBlock = 2048;  // pixels whose changes are marked at a time; a multiple of 64
+constexpr int64_t kPart = 1 << 15;   // pixels of a thread's part
 
 // Distinct pairs in order of appearance: the place where each was seen first, and on how many pixels.
 template <class T>
@@ -61,32 +66,72 @@ class Pairs {
   std::vector<int64_t> slots_;
 };
 
-// The first pixel from `from` on that differs from its predecessor; `size` if there is none.
+// changed[i]: 1 where either label of pixel i differs from that of the pixel before it, else 0.
 template <class T>
-struct NextChange {
-  static SEGCORE_ALWAYS_INLINE int64_t run(const T* first, const T* second, int64_t from, int64_t size) {
-    constexpr int64_t kBlock = 128 / sizeof(T);
-    for (; from + kBlock <= size; from += kBlock) {
-      T changed = 0;
-      for (int64_t i = from; i < from + kBlock; ++i)
-        changed |= T(first[i] ^ first[i - 1]) | T(second[i] ^ second[i - 1]);
-      if (changed) break;
-    }
-    while (from < size && first[from] == first[from - 1] && second[from] == second[from - 1]) ++from;
-    return from;
+struct MarkChanges {
+  static SEGCORE_ALWAYS_INLINE void run(const T* first, const T* second, int64_t size, uint8_t* changed) {
+    for (int64_t i = 0; i < size; ++i)
+      changed[i] = uint8_t((first[i] != first[i - 1]) | (second[i] != second[i - 1]));
   }
 };
+
+// Where the ones are among kBlock bytes of 0 or 1. Each eight bytes write eight places and keep as many as they have
+// ones: where labels change cannot be predicted, and a branch that fails costs more than eight places.
+inline int64_t places_of_ones(const uint8_t* bytes, int32_t* places) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < kBlock; i += 64) {
+    uint64_t bits = 0;
+    for (int64_t j = 0; j < 64; j += 8) {
+      uint64_t word;
+      std::memcpy(&word, bytes + i + j, 8);
+      bits |= (word * 0x0102040810204080ULL >> 56) << j;
+    }
+    if (!bits) continue;
+    const int64_t ones = __builtin_popcountll(bits);
+    for (int32_t* place = places + count; ; place += 8) {
+      for (int k = 0; k < 8; ++k) {
+        place[k] = int32_t(i + __builtin_ctzll(bits | 1ULL << 63));  // never of 0
+        bits &= bits - 1;
+      }
+      if (!bits) break;
+    }
+    count += ones;
+  }
+  return count;
+}
+
+// The pairs of the pixels from `begin` up to `end`.
+template <class T>
+Pairs<T> count_range(const T* a, const T* b, int64_t begin, int64_t end) {
+  Pairs<T> pairs(a, b);
+  uint8_t changed[kBlock];
+  int32_t changes[kBlock + 8];
+  int64_t run = begin;  // where the run began that has not ended yet
+  for (int64_t block = begin + 1; block < end; block += kBlock) {
+    const int64_t here = std::min(kBlock, end - block);
+    run_here<MarkChanges<T>>(a + block, b + block, here, changed);
+    std::fill(changed + here, changed + kBlock, uint8_t(0));
+    const int64_t count = places_of_ones(changed, changes);
+    for (int64_t i = 0; i < count; ++i) {
+      pairs.add(run, block + changes[i] - run);
+      run = block + changes[i];
+    }
+  }
+  if (begin < end) pairs.add(run, end - run);
+  return pairs;
+}
 
 template <class T>
 std::tuple<at::Tensor, at::Tensor> count_typed(const at::Tensor& first, const at::Tensor& second) {
   const T *a = first.const_data_ptr<T>(), *b = second.const_data_ptr<T>();
-  const int64_t size = first.numel();
+  const int64_t size = first.numel(), parts = at::divup(size, kPart);
+  std::vector<Pairs<T>> of_part(parts, Pairs<T>(a, b));
+  at::parallel_for(0, parts, 1, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; ++i) of_part[i] = count_range(a, b, i * kPart, std::min(size, (i + 1) * kPart));
+  });
   Pairs<T> pairs(a, b);
-  for (int64_t start = 0; start < size;) {
-    const int64_t end = run_here<NextChange<T>>(a, b, start + 1, size);
-    pairs.add(start, end - start);
-    start = end;
-  }
+  for (const auto& part : of_part)
+    for (size_t i = 0; i < part.places.size(); ++i) pairs.add(part.places[i], part.counts[i]);
   const int64_t found = int64_t(pairs.places.size());
   auto places = at::empty({found}, first.options().dtype(at::kLong)), counts = at::empty_like(places);
   std::copy(pairs.places.begin(), pairs.places.end(), places.mutable_data_ptr<int64_t>());
