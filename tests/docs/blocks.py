@@ -24,7 +24,7 @@ from segcore.engine.setup import architecture_of, build_config, merge_file, merg
 from seggpt.commands.train import load_model as load_seggpt
 
 REPO = Path(__file__).resolve().parents[2]
-PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "datasets" / "README.md",
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "MODEL_ZOO.md", REPO / "datasets" / "README.md",
          *sorted((REPO / "docs").glob("*.md"))]
 
 _FENCE = re.compile(r"^(?P<marker><!--[^\n]*-->\n)?(?P<ticks>```+)(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=ticks)$",
