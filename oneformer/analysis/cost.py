@@ -171,7 +171,15 @@ def operator_flops() -> dict:
         "neighborhood_attention_2d": _neighborhood_flops,
     }
     ops = torch.ops.segcore
-    return {getattr(ops, name): count for name, count in counts.items() if hasattr(ops, name)}
+    known = {getattr(ops, name): count for name, count in counts.items() if hasattr(ops, name)}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not on every build of torch
+        known[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    return known
+
+
+def _linear_flops(x, weight, *_, **__) -> int:
+    """Shapes of the tokens (..., K) and the weights (N, K)."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def _deformable_flops(value, shapes, *tensors, **_) -> int:
