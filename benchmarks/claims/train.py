@@ -35,6 +35,7 @@ def rival():
     return add_config
 
 
+MODELS = {"OneFormer": oneformer, **dict.fromkeys(VARIANTS, variant), **dict.fromkeys(RIVALS, rival)}
+
 if __name__ == "__main__":
-    models = {"OneFormer": oneformer, **dict.fromkeys(VARIANTS, variant), **dict.fromkeys(RIVALS, rival)}
-    sys.exit(main(models))
+    sys.exit(main(MODELS))
