@@ -31,7 +31,7 @@ from detectron2.modeling import build_model  # noqa: E402
 
 from oneformer import add_oneformer_config  # noqa: E402
 from segcore.ops import available_backends, extension, use_backend  # noqa: E402
-from segcore.ops.linear import fastest  # noqa: E402
+from segcore.ops.fastest import fastest  # noqa: E402
 
 SIDE = 640
 CASES = {  # -> the operators' backend, None for the best, and who multiplies

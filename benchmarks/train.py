@@ -202,7 +202,7 @@ def form_of(form: str, exact: bool):
     """The operators of a form; `exact`: the same matrix library for both, so that losses compare."""
     from oneformer.modeling import transformer_decoder
     from segcore.ops import use_backend
-    from segcore.ops.linear import fastest
+    from segcore.ops.fastest import fastest
 
     if form == "ours":
         with contextlib.nullcontext() if exact else fastest():

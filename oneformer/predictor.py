@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
-from segcore.ops.linear import fastest
+from segcore.ops.fastest import fastest
 from segcore.ops.precision import Bfloat16Products, bfloat16_is_fast
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult
 

@@ -36,7 +36,7 @@ from benchmarks.claims.train import MODELS  # noqa: E402
 from benchmarks.reporting import report  # noqa: E402
 from segcore.engine import Trainer, argument_parser, build_config  # noqa: E402
 from segcore.engine.setup import architecture_of  # noqa: E402
-from segcore.ops.linear import fastest  # noqa: E402
+from segcore.ops.fastest import fastest  # noqa: E402
 
 RESULT = RESULTS / "others" / "speed.json"
 PHASES = ("training", "inference")

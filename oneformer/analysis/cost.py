@@ -174,12 +174,19 @@ def operator_flops() -> dict:
     known = {getattr(ops, name): count for name, count in counts.items() if hasattr(ops, name)}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # not on every build of torch
         known[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    if hasattr(torch.ops.segcore_native, "grid_attention"):
+        known[torch.ops.segcore_native.grid_attention] = _grid_flops
     return known
 
 
 def _linear_flops(x, weight, *_, **__) -> int:
     """Shapes of the tokens (..., K) and the weights (N, K)."""
     return 2 * math.prod(x) * weight[0]
+
+
+def _grid_flops(query, key, rows, columns, **_) -> int:
+    """Shapes (N, heads, Q, D), (N, heads, S, D): the scores, and two sums of weights in place of the other product."""
+    return 2 * math.prod(query) * key[2] + 2 * math.prod(query[:3]) * (key[2] + query[3] * (rows[0] + columns[0]))
 
 
 def _deformable_flops(value, shapes, *tensors, **_) -> int:

@@ -96,6 +96,9 @@ class Attention(nn.Module):
     def _project(self, x: Tensor, part: int) -> Tensor:
         return self.split_heads(linear(x, *self.part(part)))
 
+    def project_queries(self, x: Tensor) -> Tensor:
+        return self._project(x, QUERY)
+
     def project_keys(self, x: Tensor) -> Tensor:
         return self._project(x, KEY)
 
@@ -113,8 +116,11 @@ class Attention(nn.Module):
         Returns:
             (N, Q, C).
         """
-        out = F.scaled_dot_product_attention(self._project(query, QUERY), key, value, attn_mask=mask)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        return self.join_heads(F.scaled_dot_product_attention(self.project_queries(query), key, value, attn_mask=mask))
+
+    def join_heads(self, x: Tensor) -> Tensor:
+        """(N, heads, Q, C / heads), what each head found -> (N, Q, C)."""
+        return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
 class SelfAttentionLayer(nn.Module):

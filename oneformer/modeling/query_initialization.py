@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops import grid_attention
+
 from .layers import VALUE, Attention, xavier_init_matrices
 from .position_encoding import axis_encodings
 
@@ -32,12 +34,15 @@ class QueryDecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, Q - 1, C) queries; `key` and `value` are projected, (B, heads, S, C / heads)."""
+    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, Q - 1, C) queries; `key` is projected, (B, heads, S, C / heads), and so are the parts of the values
+        that belong to a row and to a column, (H/4, heads, C / heads) and (W/4, heads, C / heads)."""
         attn, query = self.self_attn, x + position
         attended = attn(query, attn.project_keys(query), attn.project_values(x))
         x = self.norm1(x + self.dropout(attended))
-        x = self.norm2(x + self.dropout(self.multihead_attn(x + position, key, value)))
+        attn = self.multihead_attn
+        attended = attn.join_heads(grid_attention(attn.project_queries(x + position), key, *value))
+        x = self.norm2(x + self.dropout(attended))
         hidden = self.linear2(self.dropout(F.relu(self.linear1(x))))
         return self.norm3(x + self.dropout(hidden))
 
@@ -74,7 +79,7 @@ class QueryInitializer(nn.Module):
         Layer by layer, so that only one layer's keys and values are held, whatever the number of turns.
         The values are the sine position encoding alone, and the image enters only through the
         keys: so the released models were trained, and their weights depend on it. A projected
-        encoding is a row's part plus a column's, so that a value costs one addition.
+        encoding is a row's part plus a column's (`grid_attention`).
         """
         images, dim, height, width = features.shape
         y, x = (axis.to(features.dtype) for axis in axis_encodings(height, width, dim, features.device))
@@ -85,14 +90,15 @@ class QueryInitializer(nn.Module):
         for layer in self.decoder.layers:
             attention = layer.multihead_attn
             key = attention.project_keys(features)
-            value = attention.split_heads(_project_position(*attention.part(VALUE), y, x)[None])
+            value = _project_position(*attention.part(VALUE), attention.num_heads, y, x)
             for turn, (rows, _) in enumerate(turns):
                 chosen = key if list(rows) == list(range(images)) else key[list(rows)]
-                found[turn] = layer(found[turn], query_embed, chosen, value.expand(len(rows), -1, -1, -1))
+                found[turn] = layer(found[turn], query_embed, chosen, value)
         return [self.decoder.norm(queries) for queries in found]
 
 
-def _project_position(weight: Tensor, bias: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """The projected position encoding, (H * W, D), of its halves (H, C / 2) and (W, C / 2)."""
+def _project_position(weight: Tensor, bias: Tensor, heads: int, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The projected position encoding of a row, (H, heads, D), and of a column, (W, heads, D), which add up to a
+    pixel's, from its halves (H, C / 2) and (W, C / 2)."""
     of_y, of_x = weight.chunk(2, dim=1)
-    return (F.linear(y, of_y, bias)[:, None] + F.linear(x, of_x)).flatten(0, 1)
+    return F.linear(y, of_y, bias).unflatten(1, (heads, -1)), F.linear(x, of_x).unflatten(1, (heads, -1))

@@ -15,6 +15,7 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def(
       "na_backward(Tensor grad, Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, "
       "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("grid_attention(Tensor query, Tensor key, Tensor rows, Tensor columns) -> Tensor");
   m.def("resize_bilinear(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("resize_nearest(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("count_pairs(Tensor first, Tensor second) -> (Tensor, Tensor)");

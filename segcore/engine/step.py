@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from segcore.engine.replay import derive_seed, seed_everything
 from segcore.engine.sharding import is_sharded, load_optimizer_state, whole_optimizer_state
-from segcore.ops.linear import fastest
+from segcore.ops.fastest import fastest
 from segcore.solver import GradientClipper
 
 # fp16 starts from a loss scale of 2**16 and halves it at each overflow. After this many

@@ -6,9 +6,7 @@ less than half of the time (450 against 200 GFLOP/s on two cores of a Zen 5). Wh
 is written as a 1x1 convolution over its tokens, which goes to oneDNN; else oneDNN's own linear layer is called. The
 result differs from `F.linear` by rounding alone.
 
-It is a choice of the caller: the training engine and the predictor ask for the `fastest`. F.linear stays the
-default: masked attention turns a mask logit within rounding of 0 into a decision, and published outputs were
-made with MKL.
+It is a choice of the caller, see `segcore.ops.fastest`.
 
 Shapes:  ... any leading dimensions, K input features, N output features.
 """
@@ -17,7 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,11 +61,6 @@ def use_onednn(use: bool) -> Iterator[None]:
         yield
     finally:
         _USE[0] = previous
-
-
-def fastest() -> AbstractContextManager[None]:
-    """Inside the block, `linear` calls the library that is faster on this processor."""
-    return use_onednn(ONEDNN_IS_FASTER)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from oneformer import OneFormerPredictor
 from segcore.checkpoint import bundled
 from segcore.ops import precision
-from segcore.ops.linear import fastest
+from segcore.ops.fastest import fastest
 from tests.pictures import photograph, tiny_config, tiny_model, tiny_weights
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from oneformer.analysis import measure_cost
-from oneformer.analysis.cost import _deformable_flops, _frozen, _kept_bytes, _linear_flops, _neighborhood_flops
+from oneformer.analysis.cost import (
+    _deformable_flops,
+    _frozen,
+    _grid_flops,
+    _kept_bytes,
+    _linear_flops,
+    _neighborhood_flops,
+)
 from tests.oneformer.modeling.compact import compact_model
 
 
@@ -46,6 +53,8 @@ def test_counts_of_the_operators():
     # 2 images, 10 queries, 8 heads, 3 levels, 4 points, 16 channels; 5 multiply-adds each
     assert _deformable_flops((2, 100, 8, 16), None, (2, 10, 8, 3, 4, 2), (2, 10, 8, 3, 4)) == 2 * 5 * 1920 * 16
     assert _neighborhood_flops((1, 2, 5, 6, 8), None, None, 3) == 4 * (2 * 5 * 6 * 8) * 9
+    scores, sums, products = 2 * 3 * 5 * 4 * 6, 2 * 3 * 5 * 6, 2 * 3 * 5 * 4 * (2 + 3)
+    assert _grid_flops((1, 3, 5, 4), (1, 3, 6, 4), (2, 3, 4), (3, 3, 4)) == scores + sums + products
     assert _linear_flops((2, 10, 16), (32, 16), None) == 2 * (2 * 10 * 16) * 32
 
 

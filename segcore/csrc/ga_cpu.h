@@ -1,0 +1,32 @@
+// Interface between the PyTorch binding and the per-instruction-set builds of attention to a map whose value at (y, x)
+// is rows[y] + columns[x].
+#pragma once
+#include <cstdint>
+
+namespace segcore {
+
+// A tensor (N, M, S, D) whose channels are contiguous; the other strides are free, in elements.
+struct GaTensor {
+  float* data;
+  int64_t image, head, place;
+};
+
+struct GaProblem {
+  int64_t heads, queries, height, width, channels;
+  float scale;
+  GaTensor query, key;         // (N, M, Q, D), (N, M, H * W, D)
+  const float *rows, *columns;  // (H, M, D), (W, M, D)
+  GaTensor output;             // like the query
+};
+
+// Queries are taken in blocks of `block`; tasks are numbered (image, head, part of the blocks).
+struct GaKernel {
+  int64_t block;
+  void (*forward)(const GaProblem&, int64_t parts, int64_t begin, int64_t end);
+};
+
+GaKernel ga_kernel_default();
+GaKernel ga_kernel_avx2();
+GaKernel ga_kernel_avx512();
+
+}  // namespace segcore
