@@ -1,10 +1,11 @@
 """How fast are the operators? Every backend that is available here, side by side in one run.
 
-    python benchmarks/ops.py [--cases 640 1024 1024x2048 attention] [--batches 1 2] [--keep-pages] [--output FILE]
+    python benchmarks/ops.py [--cases 640 1024 1024x2048 attention grid] [--batches 1 2] [--keep-pages] [--output FILE]
 
 Cases: the pixel decoder's deformable attention for a picture of that size (3 levels, 8 heads x 32 channels, 4
 points; offsets as at initialisation plus one pixel of noise), plain and fused, and DiNAT-L's neighbourhood
-attention against every other form of it. Forward, and forward + backward: medians; ratio to the reference, which is
+attention against every other form of it; "grid": the query initialisation's attention to a whole stride-4 map, by
+PyTorch's attention and by the sums of rows and columns. Forward, and forward + backward: medians; ratio to the reference, which is
 `grid_sample` (fused: softmax + locations + `grid_sample`). Bytes are those that any implementation must move (inputs
 once, output once), FLOPs those of the sum itself; "copy" is the time that copying the bytes would take, as a share of
 the measured time. "extra" is the peak memory of a forward pass on top of its inputs. Ends with one JSON line.
@@ -31,18 +32,22 @@ from torch import Tensor
 from segcore.ops import (
     available_backends,
     extension,
+    grid_attention,
     ms_deform_attn,
     ms_deform_attn_fused,
     neighborhood_attention_2d,
     reference,
     use_backend,
 )
+from segcore.ops.grid import use_row_sums
 
 HEADS, CHANNELS, POINTS = 8, 32, 4
 SIZES = {"640": (640, 640), "1024": (1024, 1024), "1024x2048": (1024, 2048)}
 FLOPS_PER_POINT = 4 * CHANNELS * 2 + 20  # four taps, and the geometry
 ATTENTION = {"40x40, 48 heads, K 11": (40, 48, 11, 1), "80x80, 24 heads, K 11, dilation 2": (80, 24, 11, 2)}
+GRID = {"grid 160x160, 149 queries": (160, 149), "grid 256x256, 249 queries": (256, 249)}
 KEPT_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+CASES = [*SIZES, "attention", "grid"]
 ROUNDS, SECONDS, MOST = 3, 1.0, 5  # of one number: rounds, time spent in each, runs in each
 
 
@@ -242,9 +247,38 @@ def measure_attention(case: str, backends: Sequence[str], bandwidth: float, devi
     return measure(case, forms, leaves, work, device, forward_only=["flex"])
 
 
+def measure_grid(case: str, bandwidth: float, device: str) -> list[dict]:
+    side, queries = GRID[case]
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    query = draw(1, queries, HEADS, CHANNELS).transpose(1, 2)  # as projections leave them
+    key = draw(1, side * side, HEADS, CHANNELS).transpose(1, 2)
+    leaves = [query, key, draw(side, HEADS, CHANNELS), draw(side, HEADS, CHANNELS)]
+    for x in leaves:
+        x.requires_grad_()
+
+    def form(sums: bool) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            with use_row_sums(sums):
+                return grid_attention(*leaves)
+
+        return run
+
+    work = {
+        "bytes": 4.0 * (2 * query.numel() + sum(x.numel() for x in leaves[1:])),
+        "flops": 4.0 * queries * key.numel(),  # with the product that the sums replace
+        "bandwidth": bandwidth,
+    }
+    forms = {"SDPA": form(False), "row sums": form(True)}
+    return measure(case, forms, leaves, work, device, forward_only=["row sums"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=[*SIZES, "attention"], choices=[*SIZES, "attention"])
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--keep-pages", action="store_true", help="malloc keeps freed memory")
@@ -273,6 +307,8 @@ def main() -> None:
     for case in arguments.cases:
         if case == "attention":
             rows += [row for name in ATTENTION for row in measure_attention(name, backends, bandwidth, device)]
+        elif case == "grid":
+            rows += [row for name in GRID for row in measure_grid(name, bandwidth, device)]
         else:
             for batch in arguments.batches:
                 rows += measure_deform(case, batch, backends, bandwidth, device)
