@@ -5,10 +5,11 @@
 Cases: the pixel decoder's deformable attention for a picture of that size (3 levels, 8 heads x 32 channels, 4
 points; offsets as at initialisation plus one pixel of noise), plain and fused, and DiNAT-L's neighbourhood
 attention against every other form of it; "grid": the query initialisation's attention to a whole stride-4 map, by
-PyTorch's attention and by the sums of rows and columns. Forward, and forward + backward: medians; ratio to the reference, which is
-`grid_sample` (fused: softmax + locations + `grid_sample`). Bytes are those that any implementation must move (inputs
-once, output once), FLOPs those of the sum itself; "copy" is the time that copying the bytes would take, as a share of
-the measured time. "extra" is the peak memory of a forward pass on top of its inputs. Ends with one JSON line.
+PyTorch's attention and by the sums of rows and columns. Forward, and forward + backward: medians; ratio to the first
+form, for deformable attention `grid_sample` (fused: softmax + locations + `grid_sample`). Bytes are those that any
+implementation must move (inputs once, output once), FLOPs those of the sum itself; "copy" is the time that copying the
+bytes would take, as a share of the measured time. "extra" is the peak memory of a forward pass on top of its inputs.
+Ends with one JSON line.
 
 --keep-pages measures with a malloc that does not give freed memory back: kinder to forms with large temporaries.
 """

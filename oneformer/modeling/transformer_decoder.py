@@ -18,6 +18,8 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from segcore.ops import row_products
+
 from .layers import MLP, CrossAttentionLayer, FFNLayer, SelfAttentionLayer, xavier_init_matrices
 from .position_encoding import sine_position_encoding
 from .query_initialization import QueryInitializer
@@ -245,7 +247,8 @@ class OneFormerDecoder(nn.Module):
 
 @torch.no_grad()
 def _mask_logits(embedding: Tensor, mask_features: Tensor) -> Tensor:
-    return torch.einsum("bqc,bchw->bqhw", embedding, mask_features)
+    tokens = mask_features.flatten(2).mT
+    return row_products(embedding, tokens).unflatten(2, mask_features.shape[2:])
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Imports torch alone (no detectron2).
 from segcore.ops.backend import available_backends, use_backend
 from segcore.ops.deform import ms_deform_attn, ms_deform_attn_fused
 from segcore.ops.grid import grid_attention
-from segcore.ops.linear import in_fast_layout, linear, speed_up_linears
+from segcore.ops.linear import in_fast_layout, linear, row_products, speed_up_linears
 from segcore.ops.neighborhood import neighborhood_attention_2d, pad_to_window
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ms_deform_attn_fused",
     "neighborhood_attention_2d",
     "pad_to_window",
+    "row_products",
     "speed_up_linears",
     "use_backend",
 ]

@@ -89,6 +89,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
     return F.relu(out) if relu else out
 
 
+def row_products(x: Tensor, y: Tensor) -> Tensor:
+    """Every product of a row of x with a row of y, x @ y.mT, by the library that `use_onednn` chose.
+
+    Args:
+        x: (B, Q, C).
+        y: (B, S, C); oneDNN serves where it is contiguous and nothing has gradients.
+
+    Returns:
+        (B, Q, S).
+    """
+    if not (_USE[0] and _HAS_POINTWISE and y.is_contiguous()) or _has_gradients(x, y):
+        return x @ y.mT
+    if x.shape[0] == 1:
+        return linear(x[0], y[0])[None]
+    return torch.stack([linear(a, b) for a, b in zip(x, y)])
+
+
 def in_fast_layout(x: Tensor) -> Tensor:
     """A map (B, C, H, W) as the library that `use_onednn` chose convolves it fastest: channels last for oneDNN.
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from segcore.ops import in_fast_layout, linear, speed_up_linears
+from segcore.ops import in_fast_layout, linear, row_products, speed_up_linears
 from segcore.ops.linear import Linear, use_onednn
 
 
@@ -126,3 +126,17 @@ def test_fast_layout(images, tokens):
     assert (ours.data_ptr() == x.data_ptr()) == tokens
     # what a convolution makes of it stays channels last
     assert F.conv2d(ours, torch.randn(8, 6, 1, 1)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_row_products(batch, contiguous, onednn):
+    x, y = torch.randn(batch, 70, 128), torch.randn(batch, 2000, 128)
+    y = y if contiguous else y.mT.contiguous().mT
+    exact = x.double() @ y.double().mT
+    with torch.no_grad(), use_onednn(onednn):
+        ours = row_products(x, y)
+    assert (ours - exact).abs().max() <= 4 * (x @ y.mT - exact).abs().max()
+    with use_onednn(onednn):
+        assert row_products(x.requires_grad_(), y).requires_grad
