@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,8 @@ def contrastive(model, batch: list[dict], queries: Tensor) -> Tensor:
 # -- one process -----------------------------------------------------------------------
 
 
-def build(config_file: str):
+def build(config_file: str, settings: Sequence = ()):
+    """Config, with KEY, VALUE, KEY, VALUE ... on top, and the model in training."""
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
@@ -146,6 +148,7 @@ def build(config_file: str):
     cfg = get_cfg()
     add_oneformer_config(cfg)
     cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(settings))
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     # Without dropout, so that the losses of the two forms can be compared.
     cfg.MODEL.ONE_FORMER.DROPOUT = cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DROPOUT = 0.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from detectron2.engine import HookBase
+from torch.utils.checkpoint import checkpoint
 
 from segcore.engine.step import Precision, _ToHost
+from segcore.ops.linear import _USE
 from tests.segcore.engine.runs import lines, weights, without_dropout
 from tests.segcore.toy import toy_trainer
 from tests.synchronising import WaitRecorder
@@ -26,6 +28,22 @@ def test_accumulated_batches_equal_one_big_batch(tmp_path):
     assert lines(tmp_path / "small")[-1]["total_loss"] == pytest.approx(
         lines(tmp_path / "big")[-1]["total_loss"], rel=1e-5
     )
+
+
+def test_what_is_computed_again_is_computed_alike(tmp_path, monkeypatch):
+    """Activation checkpointing runs a part of the model again in the backward pass: there the same forms must serve."""
+    monkeypatch.setattr("segcore.ops.fastest.ONEDNN_IS_FASTER", True)
+    trainer = toy_trainer(tmp_path, "SOLVER.MAX_ITER", 1)
+    whole = trainer.model.forward
+
+    def recomputed(batch):
+        leaf = torch.zeros((), requires_grad=True)  # makes the checkpoint need its backward pass
+        return checkpoint(lambda _: used.append(_USE[0]) or whole(batch), leaf, use_reentrant=False)
+
+    used: list[bool] = []
+    trainer.model.forward = recomputed
+    trainer.train()
+    assert used == [True, True]
 
 
 def test_the_step_clips(tmp_path):
