@@ -118,15 +118,15 @@ class StepTrainer(SimpleTrainer):
         """Add the gradient of one batch; returns its losses, (losses,) fp32, still on the device."""
         seed_everything(derive_seed(self.seed, self.iter, number, comm.get_rank()))
         last = number == self.accumulate - 1
-        with nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync():
-            with fastest():  # around the backward pass too: activation checkpointing computes in it once more
-                with self.precision.autocast():
-                    loss_dict = self.model(batch)
-                if isinstance(loss_dict, torch.Tensor):
-                    loss_dict = {"total_loss": loss_dict}
-                values = self._ordered(loss_dict)
-                total = values.sum() / self.accumulate
-                (total if self.grad_scaler is None else self.grad_scaler.scale(total)).backward()
+        together = nullcontext() if last or not hasattr(self.model, "no_sync") else self.model.no_sync()
+        with together, fastest():  # the backward pass too: activation checkpointing computes in it once more
+            with self.precision.autocast():
+                loss_dict = self.model(batch)
+            if isinstance(loss_dict, torch.Tensor):
+                loss_dict = {"total_loss": loss_dict}
+            values = self._ordered(loss_dict)
+            total = values.sum() / self.accumulate
+            (total if self.grad_scaler is None else self.grad_scaler.scale(total)).backward()
         return values.detach()
 
     def _ordered(self, loss_dict: dict[str, torch.Tensor]) -> torch.Tensor:
