@@ -79,6 +79,7 @@ struct MarkChanges {
 // ones: where labels change cannot be predicted, and a branch that fails costs more than eight places.
 inline int64_t places_of_ones(const uint8_t* bytes, int32_t* places) {
   int64_t count = 0;
+#if defined(__GNUC__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
   for (int64_t i = 0; i < kBlock; i += 64) {
     uint64_t bits = 0;
     for (int64_t j = 0; j < 64; j += 8) {
@@ -97,6 +98,10 @@ inline int64_t places_of_ones(const uint8_t* bytes, int32_t* places) {
     }
     count += ones;
   }
+#else
+  for (int64_t i = 0; i < kBlock; ++i)
+    if (bytes[i]) places[count++] = int32_t(i);
+#endif
   return count;
 }
 
