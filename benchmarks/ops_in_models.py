@@ -16,7 +16,6 @@ import json
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -29,6 +28,7 @@ import torch  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 
+from benchmarks.reporting import measured  # noqa: E402
 from oneformer import add_oneformer_config  # noqa: E402
 from segcore.ops import available_backends, extension, use_backend  # noqa: E402
 from segcore.ops.fastest import fastest  # noqa: E402
@@ -106,8 +106,7 @@ def main() -> None:
         first = len(rows)
         for case in arguments.cases:
             command = [sys.executable, __file__, "--one", model, case, *numbers]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            row = json.loads(done.stdout.splitlines()[-1])
+            row = measured(command)
             for part in ("pixel_decoder", "model"):
                 row[f"{part}_ratio"] = (rows[first] if len(rows) > first else row)[f"{part}_seconds"] / row[
                     f"{part}_seconds"

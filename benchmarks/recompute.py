@@ -14,7 +14,6 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)  # this file's folder would hide the package seggpt
 
 from benchmarks.reporting import report  # noqa: E402
-from benchmarks.train import build, make_batch, resident  # noqa: E402
+from benchmarks.train import build, by_turns, make_batch, resident  # noqa: E402
 from segcore import solver  # noqa: E402
 from segcore.ops.fastest import fastest  # noqa: E402
 
@@ -44,14 +43,7 @@ def main() -> None:
     if args.case:
         print(json.dumps(measure(args)))
         return
-    runs: dict[str, list[dict]] = {case: [] for case in CASES}
-    for _ in range(args.rounds):
-        for case in CASES:
-            command = [sys.executable, __file__, "--case", case, "--config", args.config]
-            for key in ("size", "batch", "steps"):
-                command += [f"--{key}", str(getattr(args, key))]
-            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            runs[case].append(json.loads(printed.splitlines()[-1]))
+    runs = by_turns(__file__, "--case", CASES, args)
     rows = [{"recomputed": case, **summary(found)} for case, found in runs.items()]
     kept = rows[0]
     for row in rows:

@@ -17,10 +17,9 @@ import contextlib
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without installing
 
-from benchmarks.reporting import report  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 
 FORMS = ("ours", "straightforward")
 
@@ -276,15 +275,17 @@ def main() -> None:
     if arguments.form:
         print(json.dumps(run_form(arguments.form, arguments)))
         return
-    runs: dict[str, list[dict]] = {form: [] for form in FORMS}
+    summarise(arguments, by_turns(__file__, "--form", FORMS, arguments))
+
+
+def by_turns(script: str, flag: str, names: Iterable[str], arguments: argparse.Namespace) -> dict[str, list[dict]]:
+    """What `script FLAG NAME` measures, `arguments.rounds` processes for each name."""
+    numbers = [x for key in ("size", "batch", "steps") for x in (f"--{key}", str(getattr(arguments, key)))]
+    runs: dict[str, list[dict]] = {name: [] for name in names}
     for _ in range(arguments.rounds):
-        for form in FORMS:
-            command = [sys.executable, __file__, "--form", form, "--config", arguments.config]
-            for key in ("size", "batch", "steps"):
-                command += [f"--{key}", str(getattr(arguments, key))]
-            printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-            runs[form].append(json.loads(printed.splitlines()[-1]))
-    summarise(arguments, runs)
+        for name, found in runs.items():
+            found.append(measured([sys.executable, script, flag, name, "--config", arguments.config, *numbers]))
+    return runs
 
 
 def largest_difference(losses: dict[str, dict[str, float]]) -> float:

@@ -13,13 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.claims.joint import JOINT, single  # noqa: E402
+from benchmarks.claims.joint import JOINT, drawn, single  # noqa: E402
 from benchmarks.claims.table import Row, main  # noqa: E402
-
-
-def probabilities(panoptic: float, instance: float, semantic: float) -> tuple[str, ...]:
-    drawn = {"PANOPTIC": panoptic, "INSTANCE": instance, "SEMANTIC": semantic}
-    return tuple(x for task, p in drawn.items() for x in (f"INPUT.TASK_PROB.{task}", str(p)))
 
 
 def row(name: str, *options: str) -> Row:
@@ -33,7 +28,7 @@ ROWS = [
     # As many object queries as with them; all of them have a text then.
     row("without contextual tokens", "MODEL.TEXT_ENCODER.N_CTX", "0"),
     row("queries from learned vectors", "MODEL.META_ARCHITECTURE", "OneFormerLearnedQueries"),
-    row("panoptic drawn half of the time", *probabilities(0.5, 0.25, 0.25)),
+    row("panoptic drawn half of the time", *drawn(panoptic=0.5, instance=0.25, semantic=0.25)),
     single("facade", "panoptic"),
 ]
 

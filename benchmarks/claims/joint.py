@@ -20,9 +20,15 @@ from benchmarks.claims.table import Row, main  # noqa: E402
 TASKS = ("panoptic", "instance", "semantic")
 
 
+def drawn(**probabilities: float) -> tuple[str, ...]:
+    """The config keys that draw each task with this probability, 0 where it is not named."""
+    keys = {task: f"INPUT.TASK_PROB.{task.upper()}" for task in TASKS}
+    return tuple(x for task, key in keys.items() for x in (key, str(probabilities.get(task, 0.0))))
+
+
 def only(task: str) -> tuple[str, ...]:
     """The config keys that draw no other task."""
-    return tuple(x for t in TASKS for x in (f"INPUT.TASK_PROB.{t.upper()}", "1.0" if t == task else "0.0"))
+    return drawn(**{task: 1.0})
 
 
 def single(data: str, task: str, budget: str = "equal iterations") -> Row:

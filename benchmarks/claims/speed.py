@@ -16,7 +16,6 @@ import json
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from detectron2.utils.events import EventStorage  # noqa: E402
 from benchmarks.claims.others import ROWS  # noqa: E402
 from benchmarks.claims.table import HERE, RESULTS, Row  # noqa: E402
 from benchmarks.claims.train import MODELS  # noqa: E402
-from benchmarks.reporting import report  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 from segcore.engine import Trainer, argument_parser, build_config  # noqa: E402
 from segcore.engine.setup import architecture_of  # noqa: E402
 from segcore.ops.fastest import fastest  # noqa: E402
@@ -70,9 +69,7 @@ def parse() -> argparse.Namespace:
 
 def spawn(row: Row, phase: str, args: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, "--one", row.folder, phase]
-    command += ["--steps", str(args.steps), "--images", str(args.images)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return measured([*command, "--steps", str(args.steps), "--images", str(args.images)])
 
 
 def measure(row: Row, phase: str, args: argparse.Namespace) -> dict:

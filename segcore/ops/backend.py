@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import torch
 
 from segcore.ops import extension
+from segcore.ops.switch import held
 
 __all__ = [
     "BACKENDS",
@@ -33,8 +34,7 @@ __all__ = [
 BACKENDS = ("reference", "torch", "cpu", "cuda", "triton")
 ENVIRONMENT_VARIABLE = "SEGCORE_OPS_BACKEND"
 
-# A one-element list, not a ContextVar: torch.compile reads it while tracing and guards on the value, so a
-# compiled model follows `use_backend`. It is process-wide, as the environment variable is.
+# A compiled model follows `use_backend`. It is process-wide, as the environment variable is.
 _OVERRIDE: list[str | None] = [None]
 
 
@@ -64,12 +64,8 @@ def use_backend(name: str) -> Iterator[None]:
     reason = unavailable_reason(name)
     if reason:
         raise RuntimeError(f"operator backend {name!r} is not available: {reason}")
-    previous = _OVERRIDE[0]
-    _OVERRIDE[0] = name
-    try:
+    with held(_OVERRIDE, name):
         yield
-    finally:
-        _OVERRIDE[0] = previous
 
 
 def unavailable_reason(name: str) -> str:

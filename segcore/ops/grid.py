@@ -15,29 +15,24 @@ caller, see `segcore.ops.fastest`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segcore.ops.backend import choose_backend
+from segcore.ops.linear import has_gradients
+from segcore.ops.switch import held
 
 __all__ = ["grid_attention", "use_row_sums"]
 
-_USE = [False]   # a list, so that nobody need rebind an imported name
+_USE = [False]
 
 
-@contextmanager
-def use_row_sums(use: bool) -> Iterator[None]:
+def use_row_sums(use: bool) -> AbstractContextManager[None]:
     """Inside the block, `grid_attention` may (True) or may not (False) sum the weights of rows and columns."""
-    previous = _USE[0]
-    _USE[0] = use
-    try:
-        yield
-    finally:
-        _USE[0] = previous
+    return held(_USE, use)
 
 
 def grid_attention(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -72,8 +67,6 @@ def grid_attention(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) ->
 def _is_native(*tensors: Tensor) -> bool:
     if not _USE[0] or torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
         return False
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        return False
-    if not all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors):
+    if has_gradients(*tensors) or not all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors):
         return False
     return choose_backend("cpu") == "cpu"

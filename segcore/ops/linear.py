@@ -14,8 +14,7 @@ Shapes:  ... any leading dimensions, K input features, N output features.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segcore.ops.precision import is_rounded
+from segcore.ops.switch import held
 
 # Multiply-adds below which the set-up of a convolution costs more than it saves.
 _SMALLEST = 2**23
@@ -49,18 +49,12 @@ def _onednn_is_faster() -> bool:
 ONEDNN_IS_FASTER = _onednn_is_faster()
 # oneDNN's own linear layer, with bias and ReLU inside, without gradients: what torch.compile calls. Not on every build.
 _HAS_POINTWISE = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-_USE = [False]   # a list, so that nobody need rebind an imported name
+_USE = [False]
 
 
-@contextmanager
-def use_onednn(use: bool) -> Iterator[None]:
+def use_onednn(use: bool) -> AbstractContextManager[None]:
     """Inside the block, `linear` calls oneDNN (True) or F.linear (False), whatever the processor."""
-    previous = _USE[0]
-    _USE[0] = use
-    try:
-        yield
-    finally:
-        _USE[0] = previous
+    return held(_USE, use)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -76,7 +70,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
     """
     if not _USE[0] or torch.compiler.is_compiling() or not _suits(x, weight) or is_rounded(x, weight):
         out = F.linear(x, weight, bias)
-    elif _HAS_POINTWISE and not _has_gradients(x, weight, bias):
+    elif _HAS_POINTWISE and not has_gradients(x, weight, bias):
         last = "relu" if relu else "none"
         return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, last, [], "")
     else:
@@ -99,7 +93,7 @@ def row_products(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B, Q, S).
     """
-    if not (_USE[0] and _HAS_POINTWISE and y.is_contiguous()) or _has_gradients(x, y):
+    if not (_USE[0] and _HAS_POINTWISE and y.is_contiguous()) or has_gradients(x, y):
         return x @ y.mT
     if x.shape[0] == 1:
         return linear(x[0], y[0])[None]
@@ -118,7 +112,8 @@ def in_fast_layout(x: Tensor) -> Tensor:
     return x.flatten(0, 2).unflatten(0, x.shape[:3]).permute(0, 3, 1, 2)
 
 
-def _has_gradients(*tensors: Tensor | None) -> bool:
+def has_gradients(*tensors: Tensor | None) -> bool:
+    """Whether anything made of these tensors has gradients."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
