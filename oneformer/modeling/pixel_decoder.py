@@ -19,7 +19,7 @@ from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segcore.ops import in_fast_layout, linear, ms_deform_attn_fused
+from segcore.ops import consume_conv, consume_norm, in_fast_layout, linear, ms_deform_attn_fused
 
 from .layers import in_token_chunks
 from .position_encoding import sine_position_tokens
@@ -250,11 +250,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 for projection, name in zip(self.input_proj, self.coarse_to_fine, strict=True)
             ]
             maps = self.transformer(maps)
-            # Maps of stride 4 are large, and new memory costs more than an addition: in place, and none is kept.
-            x = self.adapter_1(self._input(features[self.fine_feature]))
-            x.add_(F.interpolate(maps[-1], size=x.shape[-2:], mode="bilinear", align_corners=False))
-            x = self.layer_1(x)
-            return self.mask_features(x), maps
+            x = self._input(features[self.fine_feature])
+            x = F.conv2d(x, self.adapter_1.weight, self.adapter_1.bias)
+            x = consume_norm(x, self.adapter_1.norm, add=maps[-1])
+            x = consume_norm(consume_conv(x, self.layer_1), self.layer_1.norm, relu=True)
+            return consume_conv(x, self.mask_features), maps
 
     def _input(self, feature: Tensor) -> Tensor:
         return in_fast_layout(feature.to(self.mask_features.weight.dtype))

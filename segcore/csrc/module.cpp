@@ -16,6 +16,11 @@ TORCH_LIBRARY(segcore_native, m) {
       "na_backward(Tensor grad, Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, "
       "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("grid_attention(Tensor query, Tensor key, Tensor rows, Tensor columns) -> Tensor");
+  m.def(
+      "group_norm_(Tensor(a!) x, int groups, Tensor weight, Tensor bias, float eps, bool relu, Tensor? coarse) -> ()");
+  m.def("winograd_kernels(Tensor weight) -> Tensor");
+  m.def("winograd_spread(Tensor map, int first, int rows, Tensor above, Tensor(a!) output) -> ()");
+  m.def("winograd_gather_(Tensor(a!) map, int first, int rows, Tensor[] products) -> ()");
   m.def("resize_bilinear(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("resize_nearest(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("count_pairs(Tensor first, Tensor second) -> (Tensor, Tensor)");

@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segcore.ops.backend import choose_backend
-from segcore.ops.linear import has_gradients
+from segcore.ops.native import suits_native
 from segcore.ops.switch import held
 
 __all__ = ["grid_attention", "use_row_sums"]
@@ -58,15 +57,7 @@ def grid_attention(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) ->
         raise ValueError(
             f"key {tuple(key.shape)}; expected {(images, heads, height * width, dim)} for a map of {height} x {width}"
         )
-    if _is_native(query, key, rows, columns):
+    if _USE[0] and suits_native(query, key, rows, columns):
         return torch.ops.segcore_native.grid_attention(query, key, rows, columns)
     value = (rows[:, None] + columns).flatten(0, 1).transpose(0, 1)
     return F.scaled_dot_product_attention(query, key, value.expand(images, -1, -1, -1))
-
-
-def _is_native(*tensors: Tensor) -> bool:
-    if not _USE[0] or torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
-        return False
-    if has_gradients(*tensors) or not all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors):
-        return False
-    return choose_backend("cpu") == "cpu"

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcore.ops.native import has_gradients
 from segcore.ops.precision import is_rounded
 from segcore.ops.switch import held
 
@@ -55,6 +56,11 @@ _USE = [False]
 def use_onednn(use: bool) -> AbstractContextManager[None]:
     """Inside the block, `linear` calls oneDNN (True) or F.linear (False), whatever the processor."""
     return held(_USE, use)
+
+
+def uses_onednn() -> bool:
+    """Whether `use_onednn` chose oneDNN here."""
+    return _USE[0]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
@@ -110,11 +116,6 @@ def in_fast_layout(x: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     # One image may still have strides that PyTorch does not take for channels last, until its axes are split anew.
     return x.flatten(0, 2).unflatten(0, x.shape[:3]).permute(0, 3, 1, 2)
-
-
-def has_gradients(*tensors: Tensor | None) -> bool:
-    """Whether anything made of these tensors has gradients."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def _suits(x: Tensor, weight: Tensor) -> bool:
