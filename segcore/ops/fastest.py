@@ -15,6 +15,6 @@ from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
 
 @contextmanager
 def fastest() -> Iterator[None]:
-    """Inside the block, `linear`, `in_fast_layout`, the layers of `maps` and `grid_attention` do what is fastest here."""
+    """Inside the block, `linear`, `in_fast_layout`, `maps` and `grid_attention` are what is fastest."""
     with use_onednn(ONEDNN_IS_FASTER), use_row_sums(True):
         yield
