@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcore.ops import linear
+from segcore.ops import attention, linear
 
 QUERY, KEY, VALUE = range(3)  # order of the projections in `in_proj_weight`
 TOKENS_AT_ONCE = 2048  # of a wide hidden layer when nothing is kept for gradients
@@ -116,7 +116,7 @@ class Attention(nn.Module):
         Returns:
             (N, Q, C).
         """
-        return self.join_heads(F.scaled_dot_product_attention(self.project_queries(query), key, value, attn_mask=mask))
+        return self.join_heads(attention(self.project_queries(query), key, value, mask))
 
     def join_heads(self, x: Tensor) -> Tensor:
         """(N, heads, Q, C / heads), what each head found -> (N, Q, C)."""

@@ -39,4 +39,19 @@ inline const char* instruction_set_name() {
   }
 }
 
+// Of three builds of a function, the one for this processor.
+template <class Function>
+Function choose(Function plain, Function avx2, Function avx512) {
+  const auto best = instruction_set();
+  return best == InstructionSet::kAvx512 ? avx512 : best == InstructionSet::kAvx2 ? avx2 : plain;
+}
+
 }  // namespace segcore
+
+// name_default, name_avx2 or name_avx512, with template arguments if it has some; other processors have the first alone.
+#if SEGCORE_X86
+#define SEGCORE_BUILD_OF(name, ...) \
+  segcore::choose(&name##_default __VA_ARGS__, &name##_avx2 __VA_ARGS__, &name##_avx512 __VA_ARGS__)
+#else
+#define SEGCORE_BUILD_OF(name, ...) (&name##_default __VA_ARGS__)
+#endif

@@ -14,20 +14,6 @@
 namespace segcore {
 namespace {
 
-GaKernel kernel() {
-#if SEGCORE_X86
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return ga_kernel_avx512();
-    case InstructionSet::kAvx2:
-      return ga_kernel_avx2();
-    default:
-      break;
-  }
-#endif
-  return ga_kernel_default();
-}
-
 at::Tensor readable(const at::Tensor& x) { return x.size(-1) == 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
 
 GaTensor view_of(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.stride(1), x.stride(2)}; }
@@ -49,7 +35,7 @@ at::Tensor grid_attention(const at::Tensor& query_in, const at::Tensor& key_in, 
   const auto rows = rows_in.contiguous(), columns = columns_in.contiguous();
   // in memory (N, Q, M, D): the heads are joined without a copy
   auto output = at::empty({images, queries, heads, channels}, query.options()).transpose(1, 2);
-  const auto chosen = kernel();
+  const auto chosen = SEGCORE_BUILD_OF(ga_kernel)();
   const float scale = 1.0f / std::sqrt(float(channels));
   const GaProblem problem{heads, queries, height, width, channels, scale, view_of(query), view_of(key),
                           rows.const_data_ptr<float>(), columns.const_data_ptr<float>(), view_of(output)};

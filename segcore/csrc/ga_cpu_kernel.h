@@ -10,35 +10,20 @@
 // are relative to, and when it grows all sums so far are scaled (online softmax, arXiv:1805.02867).
 #pragma once
 #include "ga_cpu.h"
+#include "query_lanes.h"
 #include "scratch.h"
-#include "vec.h"
 
 namespace {
 
 using segcore::GaProblem;
 using segcore::GaTensor;
 
-typedef Vec<float> Floats;
-constexpr int kWide = kLanes<float>;
 // Vectors of queries and pixels whose scores are kept in registers: 5 x 4 of AVX-512's 32, 2 x 4 of the others' 16.
 constexpr int kVectors = SEGCORE_VECTOR_BYTES == 64 ? 5 : 2;
 constexpr int kPixels = 4;
 constexpr int64_t kBlock = kVectors * kWide;  // queries of a task
 
-// Sums of kCount places, every one a number of kBlock queries: sums[i] += a[c][queries] * b[i][c] over the c.
-template <int kCount>
-static inline void multiply(const float* a, int64_t depth, const float* b, int64_t step, Floats (*sums)[kVectors]) {
-  for (int64_t c = 0; c < depth; ++c, a += kBlock) {
-    Floats of_queries[kVectors];
-    for (int v = 0; v < kVectors; ++v) of_queries[v] = load(a + v * kWide);
-    for (int i = 0; i < kCount; ++i) {
-      const Floats x = splat(b[i * step + c]);
-      for (int v = 0; v < kVectors; ++v) sums[i][v] += of_queries[v] * x;
-    }
-  }
-}
-
-// The same for one column of a matrix: sum += a[c][queries] * b[c * step].
+// `multiply` for one column of a matrix: sum += a[c][queries] * b[c * step].
 static inline void multiply_column(const float* a, int64_t depth, const float* b, int64_t step, Floats* sum) {
   for (int64_t c = 0; c < depth; ++c, a += kBlock)
     for (int v = 0; v < kVectors; ++v) sum[v] += load(a + v * kWide) * splat(b[c * step]);
@@ -82,18 +67,12 @@ static inline void score(const GaProblem& p, const float* key, float* scores, co
   // Of the next row: a head's channels lie apart from the next pixel's, which no processor foresees.
   for (int i = 0; i < kCount; ++i) fetch(key + (p.width + i) * p.key.place, p.channels);
   Floats found[kCount][kVectors] = {};
-  multiply<kCount>(sums.query, p.channels, key, p.key.place, found);
+  multiply<kCount, kVectors>(sums.query, p.channels, key, p.key.place, found);
   for (int i = 0; i < kCount; ++i)
     for (int v = 0; v < kVectors; ++v) {
       store(scores + i * kBlock + v * kWide, found[i][v]);
       greatest[v] = maximum(found[i][v], greatest[v]);
     }
-}
-
-static void scale(float* numbers, int64_t places, const float* factor) {
-  for (int64_t i = 0; i < places; ++i, numbers += kBlock)
-    for (int v = 0; v < kVectors; ++v)
-      store(numbers + v * kWide, load(numbers + v * kWide) * load(factor + v * kWide));
 }
 
 // Makes `greatest` what the sums of the rows before y are relative to.
@@ -106,8 +85,8 @@ static void rescale(const GaProblem& p, int64_t y, const Floats* greatest, const
   }
   for (float x : factor) same &= x == 1.0f;
   if (same || y == 0) return;
-  scale(sums.of_rows, y, factor);
-  scale(sums.of_columns, p.width, factor);
+  scale<kVectors>(sums.of_rows, y, factor);
+  scale<kVectors>(sums.of_columns, p.width, factor);
 }
 
 // The scores of row y, and its weights into the sums.

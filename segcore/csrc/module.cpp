@@ -15,6 +15,8 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def(
       "na_backward(Tensor grad, Tensor query, Tensor key, Tensor value, int kernel_size, int dilation, Tensor? rpb, "
       "float scale) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "masked_attention(Tensor query, Tensor key, Tensor value, Tensor? bias, Tensor? mask, float scale) -> Tensor");
   m.def("grid_attention(Tensor query, Tensor key, Tensor rows, Tensor columns) -> Tensor");
   m.def(
       "group_norm_(Tensor(a!) x, int groups, Tensor weight, Tensor bias, float eps, bool relu, Tensor? coarse) -> ()");

@@ -15,21 +15,6 @@ namespace {
 constexpr int64_t kTile = 128;      // queries per task of the forward pass
 constexpr int64_t kMaxShares = 8;   // private gradient maps per image and head of the backward pass
 
-template <class T>
-MsdaKernels<T> kernels() {
-#if SEGCORE_X86
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return msda_kernels_avx512<T>();
-    case InstructionSet::kAvx2:
-      return msda_kernels_avx2<T>();
-    default:
-      break;
-  }
-#endif
-  return msda_kernels_default<T>();
-}
-
 // Inputs checked, contiguous and in the dtype that the kernel computes in.
 struct Inputs {
   at::Tensor value, reference, points, weights;
@@ -139,7 +124,7 @@ at::Tensor forward_typed(const Inputs& in) {
   const int64_t padded = padded_channels(in.channels, sizeof(T));
   const auto packed = pack_heads<T>(in, padded);
   const auto p = problem<T>(in, packed, padded);
-  const auto kernel = kernels<T>().forward;
+  const auto kernel = SEGCORE_BUILD_OF(msda_kernels, <T>)().forward;
   T* target = output.template data_ptr<T>();
   const int64_t tiles = (in.queries + kTile - 1) / kTile;
   // neighbouring tasks share a head, so a thread keeps one head's map in its cache
@@ -158,7 +143,7 @@ void backward_typed(const Inputs& in, const at::Tensor& grad, at::Tensor& grad_v
   const int64_t padded = padded_channels(in.channels, sizeof(T));
   const auto packed = pack_heads<T>(in, padded);
   const auto p = problem<T>(in, packed, padded);
-  const auto kernel = kernels<T>().backward;
+  const auto kernel = SEGCORE_BUILD_OF(msda_kernels, <T>)().backward;
   // Each (head, share of the queries) adds into a map of its own: no atomics, and the same sum every time.
   const int64_t threads = at::get_num_threads();
   int64_t shares = in.heads >= threads ? 1 : (threads + in.heads - 1) / in.heads;

@@ -17,21 +17,6 @@ namespace {
 
 constexpr int64_t kTasksPerThread = 4;  // enough to even out groups of different sizes
 
-template <class T>
-NaKernels<T> kernels() {
-#if SEGCORE_X86
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return na_kernels_avx512<T>();
-    case InstructionSet::kAvx2:
-      return na_kernels_avx2<T>();
-    default:
-      break;
-  }
-#endif
-  return na_kernels_default<T>();
-}
-
 // In the dtype that the kernel computes in, each pixel's channels side by side.
 at::Tensor readable(const at::Tensor& x, at::ScalarType dtype) {
   const auto y = x.to(dtype);
@@ -91,7 +76,7 @@ at::Tensor forward_typed(const Inputs& in) {
   auto output = at::empty(in.query.sizes(), in.query.options());
   if (output.numel() == 0) return output;
   const auto p = in.problem<T>();
-  const auto kernel = kernels<T>().forward;
+  const auto kernel = SEGCORE_BUILD_OF(na_kernels, <T>)().forward;
   const auto target = view_of<T>(output);
   const int64_t tasks = in.batch * in.heads * in.dilation * in.dilation;
   const int64_t rows = (in.height + in.dilation - 1) / in.dilation;
@@ -107,7 +92,7 @@ template <class T>
 void backward_typed(const Inputs& in, const at::Tensor& grad, at::Tensor& grad_query, at::Tensor& grad_key,
                     at::Tensor& grad_value, at::Tensor& grad_rpb) {
   const auto p = in.problem<T>();
-  const auto kernel = kernels<T>().backward;
+  const auto kernel = SEGCORE_BUILD_OF(na_kernels, <T>)().backward;
   const int64_t groups = in.dilation * in.dilation, side = 2 * in.kernel - 1;
   // one bias table per task, added up in a fixed order: no atomics, and the same sum every time
   at::Tensor tables;

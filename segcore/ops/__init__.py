@@ -3,6 +3,7 @@
 Imports torch alone (no detectron2).
 """
 
+from segcore.ops.attention import attention
 from segcore.ops.backend import available_backends, use_backend
 from segcore.ops.deform import ms_deform_attn, ms_deform_attn_fused
 from segcore.ops.grid import grid_attention
@@ -11,6 +12,7 @@ from segcore.ops.maps import consume_conv, consume_norm
 from segcore.ops.neighborhood import neighborhood_attention_2d, pad_to_window
 
 __all__ = [
+    "attention",
     "available_backends",
     "consume_conv",
     "consume_norm",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from segcore.ops.attention import use_query_lanes
 from segcore.ops.grid import use_row_sums
 from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
 
@@ -16,5 +17,5 @@ from segcore.ops.linear import ONEDNN_IS_FASTER, use_onednn
 @contextmanager
 def fastest() -> Iterator[None]:
     """Inside the block, `linear`, `in_fast_layout`, `maps` and `grid_attention` are what is fastest."""
-    with use_onednn(ONEDNN_IS_FASTER), use_row_sums(True):
+    with use_onednn(ONEDNN_IS_FASTER), use_row_sums(True), use_query_lanes(True):
         yield

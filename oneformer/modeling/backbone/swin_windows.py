@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
+from segcore.ops import attention
+
 from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks, joined
 
 ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
@@ -110,10 +112,8 @@ class FusedWindowAttention(WindowAttention):
         qkv = qkv.view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if mask is not None:
-            bias = (bias + mask).repeat(batch, 1, 1, 1)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias.to(query.dtype), scale=self.scale
-        )
+            mask = mask.repeat(batch, 1, 1, 1)
+        attended = attention(query, key, value, mask, bias=bias, scale=self.scale)
         attended = attended.transpose(1, 2)
         if torch.compiler.is_compiling():
             # The kernel's output lies transposed in memory, its decomposition's does not: no view holds for both.

@@ -1,0 +1,22 @@
+// Attention with a mask or a bias for AVX2. Standard headers come before the pragma: their inline functions are
+// shared with the rest of the program and must stay runnable everywhere.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "ma_cpu.h"
+#include "target.h"
+
+#if SEGCORE_X86
+SEGCORE_TARGET_BEGIN("avx2,fma,f16c")
+#include "ma_cpu_kernel.h"
+
+namespace segcore {
+
+MaKernel ma_kernel_avx2() { return {&block_size, &forward}; }
+
+}  // namespace segcore
+SEGCORE_TARGET_END
+#endif
