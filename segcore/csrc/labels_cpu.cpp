@@ -6,7 +6,6 @@
 // cores busy, waiting for it takes milliseconds.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -25,13 +24,13 @@ namespace {
 // the pairs of this one are counted.
 constexpr int64_t kBlock = 256;
 
-// Distinct pairs in order of appearance: the place where each was seen first, and on how many pixels.
+// Distinct pairs in order of appearance, and on how many pixels each was seen.
 template <class T>
 class Pairs {
  public:
   struct Pair {
     T first, second;
-    int64_t place, pixels;
+    int64_t pixels;
   };
 
   Pairs() : slots_(1024, -1) {}
@@ -105,7 +104,7 @@ Pairs<T> pairs_of(const T* first, const T* second, int64_t size) {
   uint8_t changed[kBlock];
   int64_t run = 0;  // where the run began that has not ended yet
   const auto end_run = [&](int64_t place) {
-    pairs.add({first[run], second[run], run, place - run});
+    pairs.add({first[run], second[run], place - run});
     run = place;
   };
   for (int64_t block = 1; block < size; block += kBlock) {
@@ -119,19 +118,22 @@ Pairs<T> pairs_of(const T* first, const T* second, int64_t size) {
 }
 
 template <class T>
-std::tuple<at::Tensor, at::Tensor> count_typed(const at::Tensor& first, const at::Tensor& second) {
+at::Tensor count_typed(const at::Tensor& first, const at::Tensor& second) {
   const auto found = pairs_of(first.const_data_ptr<T>(), second.const_data_ptr<T>(), first.numel());
   const int64_t size = int64_t(found.pairs.size());
-  auto places = at::empty({size}, first.options().dtype(at::kLong)), counts = at::empty_like(places);
-  int64_t *place = places.mutable_data_ptr<int64_t>(), *count = counts.mutable_data_ptr<int64_t>();
+  auto table = at::empty({3, size}, first.options().dtype(at::kLong));
+  int64_t* column = table.mutable_data_ptr<int64_t>();
   for (const auto& pair : found.pairs) {
-    *place++ = pair.place;
-    *count++ = pair.pixels;
+    column[0] = int64_t(pair.first);
+    column[size] = int64_t(pair.second);
+    column[2 * size] = pair.pixels;
+    ++column;
   }
-  return {places, counts};
+  return table;
 }
 
-std::tuple<at::Tensor, at::Tensor> count_pairs(const at::Tensor& first, const at::Tensor& second) {
+// (3, pairs): label in `first`, label in `second`, pixels; in order of appearance.
+at::Tensor count_pairs(const at::Tensor& first, const at::Tensor& second) {
   TORCH_CHECK(first.scalar_type() == second.scalar_type() && first.sizes() == second.sizes() &&
                   first.is_contiguous() && second.is_contiguous(),
               "count_pairs: expected two contiguous maps of one size and dtype, got ", first.sizes(), " of ",
