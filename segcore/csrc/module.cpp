@@ -25,7 +25,7 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def("winograd_gather_(Tensor(a!) map, int first, int rows, Tensor[] products) -> ()");
   m.def("resize_bilinear(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("resize_nearest(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
-  m.def("count_pairs(Tensor first, Tensor second) -> (Tensor, Tensor)");
+  m.def("count_pairs(Tensor first, Tensor second) -> Tensor");
   m.def("png_ids(Tensor inflated, int height, int width) -> Tensor");
   m.def("number_labels(Tensor labels, Tensor known) -> (Tensor, int)");
 }

@@ -27,16 +27,26 @@ def pair_counts(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
         return (np.zeros(0, np.int64),) * 3
     if choose_backend("cpu") != "cpu":
         return _merge(*_runs(first, second))
-    places, counts = torch.ops.segcore_native.count_pairs(*_words(first, second))
-    places = places.numpy()
-    return first[places].astype(np.int64), second[places].astype(np.int64), counts.numpy()
+    word = _WORD[max(first.itemsize, second.itemsize)]
+    pairs = torch.ops.segcore_native.count_pairs(_as_words(first, word), _as_words(second, word)).numpy()
+    return _as_labels(pairs[0], word, first.dtype), _as_labels(pairs[1], word, second.dtype), pairs[2]
 
 
-def _words(*maps: np.ndarray) -> list[torch.Tensor]:
-    """The maps as tensors of one width; only whether two labels are equal counts, not their sign."""
-    width = max(labels.itemsize for labels in maps)
-    same = [labels if labels.itemsize == width else labels.astype(f"i{width}") for labels in maps]
-    return [shared_tensor(labels.view(np.uint8 if width == 1 else f"i{width}")) for labels in same]
+# The integers that the compiled operator takes, by their bytes.
+_WORD = {1: np.dtype(np.uint8), 2: np.dtype(np.int16), 4: np.dtype(np.int32), 8: np.dtype(np.int64)}
+
+
+def _as_words(labels: np.ndarray, word: np.dtype) -> torch.Tensor:
+    """The map as a tensor of words, read as such where it has their width: equal labels stay equal, signs may not."""
+    if labels.dtype != word:
+        same = labels.itemsize == word.itemsize and labels.dtype.isnative
+        labels = labels.view(word) if same else labels.astype(word)
+    return shared_tensor(labels)
+
+
+def _as_labels(words: np.ndarray, word: np.dtype, dtype: np.dtype) -> np.ndarray:
+    """int64 words as the int64 labels, of a map of `dtype`, that they were read from."""
+    return words if dtype == word else words.astype(dtype).astype(np.int64)
 
 
 def _runs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

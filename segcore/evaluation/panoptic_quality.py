@@ -58,10 +58,12 @@ class PanopticStat:
                 f"cannot add panoptic statistics over different categories: got {sorted(other.is_thing)}, "
                 f"expected {sorted(self.is_thing)}"
             )
-        for category, counts in other.counts.items():
-            mine = self._of(category)
-            for k, count in enumerate(counts):
-                mine[k] += count
+        for category, (tp, fp, fn, iou) in other.counts.items():
+            counts = self._of(category)
+            counts[0] += tp
+            counts[1] += fp
+            counts[2] += fn
+            counts[3] += iou
         return self
 
     __iadd__ = merge
@@ -76,13 +78,19 @@ class PanopticStat:
         stat.is_thing, stat.counts = is_thing, {}
         return stat
 
-    def add(self, category: int, tp: int = 0, fp: int = 0, fn: int = 0, iou: float = 0.0) -> None:
-        """Count segments of one category; `iou` is that of ONE match, in (0.5, 1], or 0 without a match."""
+    def add_match(self, category: int, iou: float) -> None:
+        """Count a true positive; its `iou` is in (0.5, 1]."""
         counts = self._of(category)
-        counts[0] += tp
-        counts[1] += fp
-        counts[2] += fn
+        counts[0] += 1
         counts[3] += int(iou * _IOU_UNIT)
+
+    def add_false_positive(self, category: int) -> None:
+        """Count a predicted segment without a match."""
+        self._of(category)[1] += 1
+
+    def add_false_negative(self, category: int) -> None:
+        """Count a true segment without a match."""
+        self._of(category)[2] += 1
 
     def _of(self, category: int) -> list[int]:
         return self.counts.setdefault(category, [0, 0, 0, 0])
@@ -141,7 +149,7 @@ def match_segments(pred_ids, pred_segments, gt_ids, gt_segments, stat: PanopticS
             f"the prediction is {_size(pred.map)} but the ground truth {_size(gt.map)} (height x width); "
             "resize the prediction to the image's original size"
         )
-    _count(stat, pred, gt, _overlaps(pred, gt))
+    _count(stat, pred, gt, *_overlaps(pred, gt))
     return stat
 
 
@@ -157,12 +165,12 @@ class _Segments:
             raise ValueError(f"the {side}'s segment ids must be a (height, width) map, got {self.map.shape}")
         self.category = {int(s["id"]): int(s["category_id"]) for s in segments}
         self.listed = segments
-        self.pixels = dict.fromkeys((VOID, *self.category), 0)  # `_overlaps` counts them
+        self.pixels = {**dict.fromkeys(self.category, 0), VOID: 0}  # `_overlaps` counts them
         if len(self.category) != len(segments) or VOID in self.category:
             raise ValueError(
                 f"the {side}'s segments must have distinct ids other than 0 (void), got {[s['id'] for s in segments]}"
             )
-        unknown = set(self.category.values()) - is_thing.keys()
+        unknown = set(self.category.values()).difference(is_thing)
         if unknown:
             raise ValueError(
                 f"the {side}'s segments have categories {sorted(unknown)}, which are not among the data set's: "
@@ -179,53 +187,64 @@ class _Segments:
             )
 
 
-# (predicted id, true id) -> pixels in common, more than none
-Overlaps = dict[tuple[int, int], int]
+Overlaps = list[tuple[int, int, int]]  # predicted id, true id, pixels in common
 
 
-def _overlaps(pred: _Segments, gt: _Segments) -> Overlaps:
-    """The overlaps; counts the pixels of the segments of both sides."""
+def _overlaps(pred: _Segments, gt: _Segments) -> tuple[dict[int, int], Overlaps]:
+    """Each predicted segment's pixels on void, if any, and the overlaps of segments of one category.
+
+    Counts the pixels of the segments of both sides.
+    """
     pred_labels, gt_labels, pixels = (values.tolist() for values in pair_counts(pred.map, gt.map))
-    overlaps = dict(zip(zip(pred_labels, gt_labels), pixels))
+    pred_pixels, gt_pixels, pred_category, gt_category = pred.pixels, gt.pixels, pred.category, gt.category
+    on_void, alike = {}, []
     try:
-        for (p, g), common in overlaps.items():
-            pred.pixels[p] += common
-            gt.pixels[g] += common
+        for p, g, common in zip(pred_labels, gt_labels, pixels):
+            pred_pixels[p] += common
+            gt_pixels[g] += common
+            if g == VOID:
+                on_void[p] = common
+            elif p != VOID and pred_category[p] == gt_category[g]:
+                alike.append((p, g, common))
     except KeyError:
         pred.refuse_unlisted(pred_labels)
         gt.refuse_unlisted(gt_labels)
         raise
-    if not all(pred.pixels[p] for p in pred.category):
-        absent = [p for p in pred.category if not pred.pixels[p]]
+    absent = [p for p in pred_category if not pred_pixels[p]]
+    if absent:
         raise ValueError(
             f"the prediction lists segments {absent} that have no pixel in its map; leave them out of its segments"
         )
-    return overlaps
+    return on_void, alike
 
 
-def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, overlaps: Overlaps) -> None:
-    """Rules 1 to 4 of the module's docstring."""
-    area = {g: max(gt.pixels[g], round(s.get("area") or 0)) for g, s in zip(gt.category, gt.listed)}
-    crowds = {g for g, s in zip(gt.category, gt.listed) if s.get("iscrowd", 0)}
-    crowd_of = {gt.category[g]: g for g in gt.category if g in crowds}  # of several the one listed last, rule 4
-    matched_pred, matched_gt = set(), set()
-    for (p, g), common in overlaps.items():
-        if p == VOID or g == VOID or g in crowds or pred.category[p] != gt.category[g]:
+def _count(stat: PanopticStat, pred: _Segments, gt: _Segments, on_void: dict[int, int], alike: Overlaps) -> None:
+    """Rules 1 to 4 of the module's docstring, on what `_overlaps` returns."""
+    area, crowds, crowd_of = gt.pixels.copy(), set(), {}
+    for (g, category), segment in zip(gt.category.items(), gt.listed):
+        if listed := segment.get("area"):
+            area[g] = max(area[g], round(listed))
+        if segment.get("iscrowd", 0):
+            crowds.add(g)
+            crowd_of[category] = g  # of several the one listed last, rule 4
+    matched_pred, matched_gt, on_crowd = set(), set(), {}
+    for p, g, common in alike:
+        category = gt.category[g]
+        if g in crowds:
+            if g == crowd_of[category]:
+                on_crowd[p] = common
             continue
-        union = pred.pixels[p] - overlaps.get((p, VOID), 0) + area[g] - common
+        union = pred.pixels[p] - on_void.get(p, 0) + area[g] - common
         if 2 * common > union:  # IoU > 1/2 without rounding
-            stat.add(gt.category[g], tp=1, iou=common / union)
+            stat.add_match(category, common / union)
             matched_pred.add(p)
             matched_gt.add(g)
     for g, category in gt.category.items():
         if g not in matched_gt and g not in crowds:
-            stat.add(category, fn=1)
+            stat.add_false_negative(category)
     for p, category in pred.category.items():
-        if p in matched_pred:
-            continue
-        excused = overlaps.get((p, VOID), 0) + overlaps.get((p, crowd_of.get(category)), 0)
-        if 2 * excused <= pred.pixels[p]:
-            stat.add(category, fp=1)
+        if p not in matched_pred and 2 * (on_void.get(p, 0) + on_crowd.get(p, 0)) <= pred.pixels[p]:
+            stat.add_false_positive(category)
 
 
 def _category_table(categories) -> dict[int, bool]:

@@ -26,7 +26,7 @@ def counted(first, second, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtypes", ["u1 u1", "i4 i4", "u4 u4", "i8 i8", "u2 u2", "u1 i4", "i8 u2"])
+@pytest.mark.parametrize("dtypes", ["u1 u1", "i4 i4", "u4 u4", "i8 i8", "u2 u2", "u1 i4", "i8 u2", "i1 i1", "i1 u2"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 129), (64, 67)])
 def test_labels_of_any_width(dtypes, size, backend):
     rng = np.random.default_rng(0)
@@ -57,3 +57,12 @@ def test_views_read_only_and_empty_maps(backend):
     )
     assert counted(first.T, second.T, backend) == expected(first.T, second.T)
     assert counted(first[:0], second[:0], backend) == {}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtypes", [(">i4", "<i4"), (">u2", ">u2"), ("<i8", ">u4"), ("u1", ">i2")])
+def test_maps_of_another_byte_order(dtypes, backend):
+    rng = np.random.default_rng(0)
+    maps = [rng.integers(0, 3, (9, 70)).astype(dtype) + np.iinfo(dtype).max - 3 for dtype in dtypes]
+    maps = [labels.astype(dtype) for labels, dtype in zip(maps, dtypes)]
+    assert counted(*maps, backend) == expected(*maps)
