@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segcore.ops.native import suits_native
+
 TILE = 16
 # A value between neighbours stays between them but for rounding. What a bound decides, it decides by this margin.
 ROUNDING = 1e-4
@@ -97,6 +99,11 @@ class MaskResizer:
         """
         of_rows = self._stages(masks.shape[1], 0, rows, masks.device)
         of_columns = self._stages(masks.shape[2], 1, columns, masks.device)
+        if suits_native(masks) and masks.is_contiguous():
+            for down, across in zip(of_rows, of_columns, strict=True):
+                masks = torch.ops.segcore_native.mask_window(masks, queries, down, across)
+                queries = None
+            return masks
         first, last = int(of_rows[0].low[0]), int(of_rows[0].high[-1])
         x = masks[:, first : last + 1]   # the other rows take no part in the pass along them
         x = x if queries is None else x[queries]

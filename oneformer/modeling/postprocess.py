@@ -17,6 +17,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from segcore.ops.native import suits_native
+
 from .mask_resize import ROUNDING, TILE, MaskResizer
 
 BYTES_AT_ONCE = 16 << 20   # of full-size masks that are held together; a row of all of them at least
@@ -153,19 +155,29 @@ def _compete(scores: Tensor, mask_logits: Tensor, resize: MaskResizer) -> tuple[
         covered[chosen] -= (inside[:, i, tiles][chosen] * pixels[i, tiles]).sum(1)
         for rows, columns in _pieces(i, tiles, size, len(chosen)):
             probs = resize.window(mask_logits, rows, columns, chosen).sigmoid_()
-            mine = probs >= 0.5
-            winner = _first_greatest(probs.mul_(scores[chosen, None, None]))
-            visible = mine.gather(0, winner[None])[0]
-            won[chosen] += winner.flatten().bincount(minlength=len(chosen))
-            seen[chosen] += winner[visible].bincount(minlength=len(chosen))
-            covered[chosen] += mine.flatten(1).sum(1)
-            places[rows, columns] = ((chosen[winner] + 1) * visible).to(torch.int16)
+            winner, counts = _compete_for_pixels(probs.flatten(1), scores[chosen])
+            for total, count in zip((won, covered, seen), counts):
+                total[chosen] += count
+            numbers = torch.cat((chosen.new_zeros(1), chosen + 1)).to(torch.int16)
+            places[rows, columns] = numbers.index_select(0, winner.int()).view(probs.shape[1:])
     return places, torch.stack((won, covered, seen))
+
+
+def _compete_for_pixels(probs: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """`_compete` for the p(mask) of n queries at some pixels, (n, pixels): (pixels,) int16 and (3, n) int64."""
+    if suits_native(probs, scores):
+        return torch.ops.segcore_native.compete(probs, scores)
+    mine = probs >= 0.5
+    winner = _first_greatest(probs.mul_(scores[:, None]))
+    visible = mine.gather(0, winner[None])[0]
+    count = len(scores)
+    counts = winner.bincount(minlength=count), mine.sum(1), winner[visible].bincount(minlength=count)
+    return ((winner + 1) * visible).to(torch.int16), torch.stack(counts)
 
 
 def _first_greatest(x: Tensor) -> Tensor:
     """`x.argmax(0)`, the first of equals, by whole rows; PyTorch's own goes from value to value."""
-    rank = torch.arange(len(x), 0, -1, dtype=torch.int16, device=x.device)[:, None, None]
+    rank = torch.arange(len(x), 0, -1, dtype=torch.int16, device=x.device)[:, None]
     return (len(x) - ((x == x.amax(0)) * rank).amax(0)).long()
 
 

@@ -12,7 +12,7 @@ namespace segcore {
 
 #if SEGCORE_X86
 template <class Body, class... Arguments>
-__attribute__((target("avx2"))) auto run_with_avx2(Arguments... arguments) {
+__attribute__((target("avx2,fma"))) auto run_with_avx2(Arguments... arguments) {
   return Body::run(arguments...);
 }
 #endif

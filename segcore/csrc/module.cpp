@@ -23,6 +23,8 @@ TORCH_LIBRARY(segcore_native, m) {
   m.def("winograd_kernels(Tensor weight) -> Tensor");
   m.def("winograd_spread(Tensor map, int first, int rows, Tensor above, Tensor(a!) output) -> ()");
   m.def("winograd_gather_(Tensor(a!) map, int first, int rows, Tensor[] products) -> ()");
+  m.def("mask_window(Tensor masks, Tensor? queries, Tensor[] rows, Tensor[] columns) -> Tensor");
+  m.def("compete(Tensor probs, Tensor scores) -> (Tensor, Tensor)");
   m.def("resize_bilinear(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("resize_nearest(Tensor image, int height, int width, int top, int left, int rows, int columns) -> Tensor");
   m.def("count_pairs(Tensor first, Tensor second) -> Tensor");

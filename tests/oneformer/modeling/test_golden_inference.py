@@ -25,12 +25,21 @@ GATE = 1e-3   # float32 noise of the official model is 6e-5
 # Forms of the model that are equal but for rounding. A mask logit of 1e-6 may lie on either side of 0, where
 # attention starts, and self-attention spreads the decision over many logits: in the R50 semantic golden float64
 # gives -2.7e-6, which the official float32 run took for inside. Any form may so fall off a knife's edge, a wrong
-# model falls in all of them.
+# model falls in all of them. The order of sums depends on the number of threads too.
+THREADS = 2
 FORMS = {
     "default": nullcontext,
     "reference": lambda: use_backend("reference"),
     "oneDNN": lambda: use_onednn(True),
 }
+
+
+@pytest.fixture(autouse=True)
+def fixed_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
 
 
 def official_name(ours: str, spec_dir) -> str:
