@@ -13,6 +13,8 @@ class Layer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((4, 3), 7.0))
         nn.init.xavier_uniform_(self.weight)
+        nn.init.kaiming_uniform_(self.weight)   # torch hands it over under a name, not by place
+        self.weight.data.normal_()
         with torch.no_grad():
             self.weight.mul_(2).clamp_(0, 1)
         self.register_buffer("table", torch.zeros(3).fill_(5))
