@@ -19,7 +19,7 @@ from segcore.checkpoint import Checkpointer, Uninitialized, bundled_weights, loa
 from segcore.checkpoint.hub import fetch_portable
 from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
-from segcore.engine.setup import default_device, merge_file, merge_pairs
+from segcore.config_files import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
