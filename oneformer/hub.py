@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.modeling import build_model
 
-from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint import Checkpointer, load_portable_header
 from segcore.checkpoint.hub import PORTABLE_FILE, push
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
@@ -82,7 +82,7 @@ def write_folder(
     """Write what `push_to_hub` uploads: the portable file, a model card, and transformers' files."""
     weights, folder = os.fspath(weights), Path(folder)
     cfg, terms = build_portable_config(weights)
-    _, metadata, _ = load_portable(weights)
+    _, metadata = load_portable_header(weights)
     names = metadata["stuff_classes"]
     if transformers:
         cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.IS_TRAIN", False])

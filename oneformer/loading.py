@@ -15,11 +15,11 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
-from segcore.checkpoint import Checkpointer, Uninitialized, bundled_weights, load_portable
+from segcore.checkpoint import Checkpointer, Uninitialized, bundled_weights, load_portable_header
 from segcore.checkpoint.hub import fetch_portable
 from segcore.checkpoint.reading import HUB_PREFIX
 from segcore.config import resolve_datasets
-from segcore.engine.setup import default_device, merge_file, merge_pairs
+from segcore.config_files import default_device, merge_file, merge_pairs
 from segcore.predictions import Classes
 
 from . import modeling  # noqa: F401  (its import registers the model and its checkpoint formats)
@@ -122,7 +122,7 @@ def build_portable_config(path: str) -> tuple[CfgNode, str]:
             f"the weights {path} do not hold their config; give the config that they belong to "
             "(--config-file configs/...)"
         )
-    text, metadata, _ = load_portable(path)
+    text, metadata = load_portable_header(path)
     cfg = _default_config()
     machine_device = cfg.MODEL.DEVICE
     try:

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from safetensors import SafetensorError, safe_open
 
-from segcore.checkpoint import Checkpointer, bundled_weights, load_portable
+from segcore.checkpoint import Checkpointer, bundled_weights, load_portable_header
 from segcore.checkpoint.reading import CONFIG_FILE
 from seggpt.config import add_seggpt_config, check_is_seggpt, configured_weights, read_config
 from seggpt.convert import model_config
@@ -88,7 +88,7 @@ def _own_arguments(weights: str) -> dict:
     if folder_config.is_file():
         return model_config(json.loads(folder_config.read_text()))
     if weights.endswith(".safetensors") and os.path.isfile(weights) and _has_config(weights):
-        text, _, _ = load_portable(weights)
+        text, _ = load_portable_header(weights)
         loaded = CfgNode.load_cfg(text)
         check_is_seggpt(loaded, weights)
         return SegGPT.from_config(loaded)

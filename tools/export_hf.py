@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 import oneformer.modeling  # noqa: F401  registers the model
 from oneformer import add_oneformer_config
 from oneformer.convert import HuggingFaceExporter
-from segcore.checkpoint import Checkpointer, load_portable
+from segcore.checkpoint import Checkpointer, load_portable_header
 from segcore.script import run_script
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     if args.config_file:
         cfg.merge_from_file(args.config_file)
     else:
-        config, metadata, _ = load_portable(args.weights)
+        config, metadata = load_portable_header(args.weights)
         cfg.merge_from_other_cfg(CfgNode.load_cfg(config))
         things = metadata.get("thing_dataset_id_to_contiguous_id", {})
         classes = {"class_names": metadata["stuff_classes"], "thing_classes": sorted(things.values())}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, TimmBackboneConfig
 
 from oneformer.modeling.backbone import build_oneformer_backbone
-from oneformer.modeling.backbone.timm_backbone import TIMM_PREFIX
+from oneformer.modeling.backbone.stages import TIMM_PREFIX
 from oneformer.modeling.mask_resize import MaskResizer
 from oneformer.modeling.postprocess import instance_segmentation, panoptic_segmentation, semantic_segmentation
 

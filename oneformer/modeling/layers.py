@@ -53,6 +53,11 @@ def joined(parts: Iterable[Tensor], dim: int, size: int) -> Tensor:
     return out
 
 
+def added(branch: Tensor, x: Tensor) -> Tensor:
+    """x + branch, in the memory of `branch`, which the caller has no further use for, where that is possible."""
+    return x + branch if torch.is_grad_enabled() or branch.dtype != x.dtype else branch.add_(x)
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 

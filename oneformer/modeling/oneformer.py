@@ -30,7 +30,6 @@ from .mask_resize import MaskResizer
 from .matcher import HungarianMatcher
 from .postprocess import instance_segmentation, panoptic_segmentation, semantic_labels, semantic_segmentation
 from .text_encoder import TextBranch, TextEncoder
-from .transformer_decoder import DecoderOutput
 
 OUTSIDE_LOGIT = -100.0   # mask logit of canvas outside an image's own padding: certainly not
 
@@ -183,7 +182,7 @@ class OneFormer(nn.Module):
                     f" for {x.get('file_name', 'an input without file_name')}"
                 )
             image = image.to(self.device, non_blocking=True)
-            images.append((image - self.pixel_mean) / self.pixel_std)
+            images.append((image - self.pixel_mean).div_(self.pixel_std))
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def embed_tasks(self, tasks: Sequence[str]) -> Tensor:
@@ -259,14 +258,13 @@ class OneFormer(nn.Module):
                 turns.append((rows, [tasks[group[row]][turn] for row in rows]))
             outputs = self._decode(images.tensor, turns)
             del images
-            for (rows, asked), output in zip(turns, outputs, strict=True):
-                for row, task, class_logits, mask_logits in zip(
-                    rows, asked, output.class_logits.float(), output.mask_logits.float(), strict=True
-                ):
+            for (rows, asked), logits in zip(turns, outputs, strict=True):
+                for row, task, class_logits, mask_logits in zip(rows, asked, *logits, strict=True):
                     yield _Decoded(group[row], task, class_logits, mask_logits, padded_size, tuple(image_sizes[row]))
 
-    def _decode(self, images: Tensor, turns: list[tuple[list[int], list[str]]]) -> Iterator[DecoderOutput]:
-        """Rows of a batch and their tasks, turn by turn. What a step has used up is let go before the next."""
+    def _decode(self, images: Tensor, turns: list[tuple[list[int], list[str]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Class and mask logits of rows of a batch and their tasks, turn by turn. What a step has used up is let go
+        before the next, and before the caller makes results of the last turn's logits."""
         decoder = self.sem_seg_head.predictor
         features = self.backbone(images)
         del images
@@ -275,9 +273,14 @@ class OneFormer(nn.Module):
         asked = [(rows, self.embed_tasks(names)) for rows, names in turns]
         queries = decoder.first_queries(mask_features, asked)
         memory = decoder.prepare(mask_features, maps)
-        del maps
-        for (rows, _), first in zip(turns, queries, strict=True):
-            yield decoder.decode(memory.select(rows), first)
+        del mask_features, maps
+        for turn, (rows, _) in enumerate(turns):
+            output = decoder.decode(memory.select(rows), queries[turn])
+            logits = output.class_logits.float(), output.mask_logits.float()
+            del output
+            if turn == len(turns) - 1:
+                del memory
+            yield logits
 
     def _groups(self, batched_inputs: list[dict]) -> list[list[int]]:
         """Which inputs run together: all, or those of one padded size when batch invariant."""

@@ -94,6 +94,7 @@ class QueryInitializer(nn.Module):
             for turn, (rows, _) in enumerate(turns):
                 chosen = key if list(rows) == list(range(images)) else key[list(rows)]
                 found[turn] = layer(found[turn], query_embed, chosen, value)
+            del key, chosen   # or the next layer's are made beside them
         return [self.decoder.norm(queries) for queries in found]
 
 

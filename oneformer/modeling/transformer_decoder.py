@@ -166,13 +166,15 @@ class OneFormerDecoder(nn.Module):
         """
         sizes = [tuple(x.shape[-2:]) for x in maps]
         level_features = [_resize(mask_features.detach(), size) for size in sizes]
-        memory = [self._level_memory(x, level) for level, x in enumerate(maps)]
-        layers = []
-        for i, cross in enumerate(self.transformer_cross_attention_layers):
-            key, value = memory[i % NUM_LEVELS]
-            attention = cross.multihead_attn
-            layers.append((attention.project_keys(key), attention.project_values(value)))
-        return DecoderMemory(mask_features, level_features, sizes, layers)
+        layers: dict[int, tuple[Tensor, Tensor]] = {}
+        # The finest level first: what is projected is at its largest while little else is held.
+        for level in reversed(range(NUM_LEVELS)):
+            key, value = self._level_memory(maps[level], level)
+            for i in range(level, len(self.transformer_cross_attention_layers), NUM_LEVELS):
+                attention = self.transformer_cross_attention_layers[i].multihead_attn
+                layers[i] = attention.project_keys(key), attention.project_values(value)
+            del key, value
+        return DecoderMemory(mask_features, level_features, sizes, [layers[i] for i in sorted(layers)])
 
     def _level_memory(self, x: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """A level's keys and values before projection, (B, h * w, C) each."""

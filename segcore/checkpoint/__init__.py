@@ -13,7 +13,7 @@ from .bundled import bundled_weights
 from .checkpointer import Checkpointer
 from .converters import register_converter, register_model_rules
 from .matching import LoadReport
-from .portable import load_portable, save_portable
+from .portable import load_portable, load_portable_header, save_portable
 from .reading import RawCheckpoint, read_checkpoint
 from .uninitialized import Uninitialized
 
@@ -24,6 +24,7 @@ __all__ = [
     "Uninitialized",
     "bundled_weights",
     "load_portable",
+    "load_portable_header",
     "read_checkpoint",
     "register_converter",
     "register_model_rules",

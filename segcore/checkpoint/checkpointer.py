@@ -14,7 +14,7 @@ from torch import nn
 from .converters import find_converter, known_formats, rules_for
 from .files import atomic_path
 from .matching import LoadReport, match
-from .reading import RawCheckpoint, read_checkpoint
+from .reading import RawCheckpoint, map_again, read_checkpoint
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -45,8 +45,9 @@ class Checkpointer(DetectionCheckpointer):
             save_dir: where `save` writes.
             save_to_disk: whether this process writes; None: the main process does.
             take_over: the model's parameters become the loaded tensors, where device and type are theirs, in
-                place of receiving copies: half of the memory. A `.safetensors` then stays mapped. For models
-                that are not trained: an optimizer would hold the parameters from before.
+                place of receiving copies: half of the memory. A `.safetensors` or `.pth` then stays mapped: it may be
+                replaced, but must not be written to. For models that are not trained: an optimizer would hold
+                the parameters from before.
             checkpointables: what else is saved and loaded, by name.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
@@ -71,7 +72,7 @@ class Checkpointer(DetectionCheckpointer):
         if not path:
             self._say(["no weights given: the model keeps its initial values"])
             return {}
-        raw = read_checkpoint(path)
+        raw = read_checkpoint(path, mapped=self.take_over)
         names = list(self.checkpointables) if checkpointables is None else checkpointables
         wanted = [name for name in names if name in raw.extra]
         tensors, report = self._prepare(raw)
@@ -81,7 +82,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"cannot resume from {raw.source}: its class head has {got} outputs, the model's {expected}; "
                 "start a new run with MODEL.WEIGHTS set to that file and without --resume"
             )
-        self._copy(tensors)
+        self._copy(self._taken_over(tensors, raw) if self.take_over else tensors)
         self.last_report = report
         self._say(report.lines())
         for name in wanted:
@@ -107,13 +108,22 @@ class Checkpointer(DetectionCheckpointer):
             )
         return match(raw.state, model_state, rules, raw.source)
 
+    def _taken_over(self, tensors: dict[str, torch.Tensor], raw: RawCheckpoint) -> dict[str, torch.Tensor]:
+        """The tensors on the model's device and in its types. Those that lie in a mapped file move to a mapping of
+        their own, without what the conversion of others has read."""
+        own, again = self.model.state_dict(), map_again(raw)
+        origins = {id(value): key for key, value in raw.state.items()}
+        taken = {}
+        for key, value in tensors.items():
+            taken[key] = value.to(own[key].device, own[key].dtype)
+            if taken[key] is value:
+                taken[key] = again.get(origins.get(id(value)), value)
+        return taken
+
     def _copy(self, tensors: dict[str, torch.Tensor]) -> None:
         # Through load_state_dict, so that a module may react to a load.  Without
         # `_metadata`: names were settled by the keys, and a hook that renames by
         # version would corrupt files that were saved without one.
-        if self.take_over:
-            own = self.model.state_dict()
-            tensors = {key: value.to(own[key].device, own[key].dtype) for key, value in tensors.items()}
         result = self.model.load_state_dict(dict(tensors), strict=False, assign=self.take_over)
         assert not result.unexpected_keys, result.unexpected_keys
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -104,11 +104,20 @@ def load_portable(path: str | os.PathLike) -> tuple[str, dict[str, Any], dict[st
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged or was not written by `save_portable`.
     """
+    config, metadata = load_portable_header(path)
+    tensors, _ = read_safetensors(os.fspath(path))
+    state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
+    return config, metadata, state
+
+
+def load_portable_header(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+    """Config YAML and metadata, as `load_portable` returns and raises: its weights are not read."""
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no portable weights at {path!r} (looked in {os.path.abspath(path)})")
     try:
-        tensors, texts = read_safetensors(path)
+        with safe_open(path, framework="pt") as stream:
+            texts = stream.metadata() or {}
     except SafetensorError as error:
         raise ValueError(
             f"cannot read the weights {path} ({os.path.getsize(path)} bytes): {error}; "
@@ -124,8 +133,7 @@ def load_portable(path: str | os.PathLike) -> tuple[str, dict[str, Any], dict[st
         raise ValueError(f"{path} has portable format {header['version']}, this version reads {_VERSION}")
     metadata = _decode_metadata(header["metadata"])
     metadata["terms"] = header["terms"]
-    state = {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
-    return header["config"], metadata, state
+    return header["config"], metadata
 
 
 def _config_yaml(cfg: Any) -> str:

@@ -63,16 +63,24 @@ class RawCheckpoint:
         extra: whatever lay beside the weights (optimizer, iteration, ...).
         source: the path or name that the user gave.
         config: the parsed `config.json` of a Hugging Face folder, else None.
+        local: the file or folder that was read.
+        mapped: whether the tensors lie in the mapped file.
     """
 
     state: dict[str, torch.Tensor]
     source: str
     extra: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
+    local: str = ""
+    mapped: bool = False
 
 
-def read_checkpoint(path: str | os.PathLike) -> RawCheckpoint:
+def read_checkpoint(path: str | os.PathLike, *, mapped: bool = False) -> RawCheckpoint:
     """Read any supported file, folder, URL or `hf:ORG/NAME`.
+
+    Args:
+        mapped: PyTorch's files too, unless of the legacy kind, are mapped, as `.safetensors` always are: what of
+            them is never used is never read. A mapped file may be replaced, but must not be written to.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -82,9 +90,17 @@ def read_checkpoint(path: str | os.PathLike) -> RawCheckpoint:
     source = os.fspath(path)
     local = _local_path(source)
     if os.path.isdir(local):
-        return _read_folder(local, source)
-    state, extra = _read_file(local)
-    return RawCheckpoint(state, source, extra)
+        return _read_folder(local, source, mapped)
+    state, extra = _read_file(local, mapped)
+    return RawCheckpoint(state, source, extra, local=local, mapped=_is_mapped(local, mapped))
+
+
+def map_again(raw: RawCheckpoint) -> dict[str, torch.Tensor]:
+    """The tensors of `raw.state` in a new mapping of their file; empty if they lie in none.
+
+    Pages that were read through a mapping take memory as long as one tensor lies in it.
+    """
+    return read_checkpoint(raw.local, mapped=True).state if raw.mapped else {}
 
 
 def _local_path(source: str) -> str:
@@ -150,7 +166,7 @@ def _weight_file(folder: str) -> str | None:
     return None
 
 
-def _read_folder(folder: str, source: str) -> RawCheckpoint:
+def _read_folder(folder: str, source: str, mapped: bool) -> RawCheckpoint:
     config_path = os.path.join(folder, CONFIG_FILE)
     weights = _weight_file(folder)
     if weights is None or not os.path.isfile(config_path):
@@ -163,10 +179,11 @@ def _read_folder(folder: str, source: str) -> RawCheckpoint:
         )
     config = _read_json(config_path)
     if weights.endswith(".index.json"):
-        state = _read_shards(folder, weights)
+        state = _read_shards(folder, weights, mapped)
     else:
-        state, _ = _read_file(os.path.join(folder, weights))
-    return RawCheckpoint(state, source, config=config)
+        state, _ = _read_file(os.path.join(folder, weights), mapped)
+    # of PyTorch's shards some may be legacy
+    return RawCheckpoint(state, source, config=config, local=folder, mapped="safetensors" in weights)
 
 
 def _read_json(path: str) -> dict:
@@ -180,7 +197,7 @@ def _read_json(path: str) -> dict:
     return value
 
 
-def _read_shards(folder: str, index_name: str) -> dict[str, torch.Tensor]:
+def _read_shards(folder: str, index_name: str, mapped: bool) -> dict[str, torch.Tensor]:
     index_path = os.path.join(folder, index_name)
     weight_map = _read_json(index_path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -190,7 +207,7 @@ def _read_shards(folder: str, index_name: str) -> dict[str, torch.Tensor]:
         path = os.path.join(folder, name)
         if os.path.basename(name) != name or not os.path.isfile(path):
             raise FileNotFoundError(f"{index_path} names the shard {name!r}, which is not in {folder}")
-        state.update(_read_file(path)[0])
+        state.update(_read_file(path, mapped)[0])
     absent = sorted(set(weight_map) - set(state))
     if absent:
         raise ValueError(
@@ -199,7 +216,12 @@ def _read_shards(folder: str, index_name: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read_file(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _is_mapped(path: str, mapped: bool) -> bool:
+    """Whether `_read_file` maps the file."""
+    return path.endswith(".safetensors") or (mapped and zipfile.is_zipfile(path))
+
+
+def _read_file(path: str, mapped: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     with open(path, "rb") as stream:
         head = stream.read(64)
     try:
@@ -209,7 +231,7 @@ def _read_file(path: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             with open(path, "rb") as stream:
                 data = load_pickle(stream)
         else:
-            data = load_torch(path)
+            data = load_torch(path, mapped=_is_mapped(path, mapped))
     except _UNREADABLE as error:
         raise ValueError(_unreadable_message(path, head, error)) from error
     return _split(data, path)

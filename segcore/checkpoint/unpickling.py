@@ -70,14 +70,17 @@ def load_pickle(stream: BinaryIO) -> Any:
     return _WeightsUnpickler(stream, encoding="latin1").load()
 
 
-def load_torch(path: str) -> Any:
+def load_torch(path: str, *, mapped: bool = False) -> Any:
     """`torch.load` on the CPU with `weights_only=True`, plus inert types that old files carry.
+
+    Args:
+        mapped: the tensors lie in the file, of which what is never used is never read. Not for legacy files.
 
     Raises:
         pickle.UnpicklingError: if the file asks for a type that could run code.
     """
     torch.serialization.add_safe_globals(_inert_types())
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _inert_types() -> list:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from segcore.config_files import ConfigError
 from segcore.data.catalog import load_dataset
 from segcore.data.training_set import check_labels
 from segcore.engine import Trainer, argument_parser, build_config
-from segcore.engine.setup import ConfigError, architecture_of
+from segcore.engine.setup import architecture_of
 
 # MODEL.META_ARCHITECTURE -> the package that holds it. Named, not imported: this package stands without either. The
 # package's `commands.train.load_model` declares its config keys, its `data.inspect.build_drawing` draws its samples.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser, default_setup
@@ -18,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from segcore.config import resolve_datasets
+from segcore.config_files import ConfigError, default_device, merge_file, merge_pairs, read_file, suggestion
 from segcore.data import MAPPER_REGISTRY
 from segcore.data.label_space import label_tasks
 from segcore.data.training_set import CHECKS
@@ -28,10 +27,6 @@ from segcore.solver import OPTIMIZERS, build_gradient_clipper, schedule_names
 TASKS = ("panoptic", "instance", "semantic")
 
 AddConfig = Callable[[CfgNode], None]
-
-
-class ConfigError(ValueError):
-    """What a user asked for cannot be; the message says what, and what would do."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -126,79 +121,7 @@ def architecture_of(args: argparse.Namespace) -> str | None:
         return dict(zip(pairs[0::2], pairs[1::2])).get(key)
     if not args.config_file:
         return None
-    return _read_file(args.config_file).get("MODEL", {}).get("META_ARCHITECTURE")
-
-
-def default_device() -> str:
-    """The word for `MODEL.DEVICE` on this machine."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _read_file(path: str) -> dict:
-    if not os.path.isfile(path):
-        raise ConfigError(f"config file {path!r} does not exist")
-    try:
-        return CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-    except (yaml.YAMLError, FileNotFoundError) as error:
-        raise ConfigError(f"config file {path!r} cannot be read: {error}") from error
-
-
-def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file and its _BASE_ files into `cfg`. Raises ConfigError for what is wrong in it."""
-    _check_keys(cfg, list(_leaves(_read_file(path))), f"{path} (or a _BASE_ of it)")
-    try:
-        cfg.merge_from_file(path, allow_unsafe=False)
-    except ValueError as error:  # yacs: a value of the wrong type
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
-    """Merge [KEY, VALUE, KEY, VALUE, ...] into `cfg`. Raises ConfigError, e.g. for an unknown key."""
-    if len(pairs) % 2:
-        raise ConfigError(f"settings are pairs KEY VALUE, but {pairs[-1]!r} has no value")
-    _check_keys(cfg, list(pairs[0::2]), "the command line")
-    try:
-        cfg.merge_from_list(list(pairs))
-    except ValueError as error:
-        raise ConfigError(f"the command line: {error}") from error
-
-
-def _leaves(node: dict, prefix: str = "") -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _check_keys(cfg: CfgNode, keys: Sequence[str], where: str) -> None:
-    unknown = [key for key in keys if not _is_known(cfg, key)]
-    if not unknown:
-        return
-    known = list(_leaves(cfg))
-    lines = [f"{key}{_suggestion(key, known)}" for key in unknown]
-    raise ConfigError(f"unknown config key in {where}: " + "; ".join(lines))
-
-
-def _is_known(cfg: CfgNode, key: str) -> bool:
-    node = cfg
-    for part in key.split("."):
-        if not isinstance(node, CfgNode):
-            return False
-        if part not in node:
-            return node.is_new_allowed()
-        node = node[part]
-    return True
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    """` (did you mean X?)`, the nearest of `known` by the whole word or by its last part; or nothing."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.75)
-    if not near:
-        tails = {key.rsplit(".", 1)[-1]: key for key in known}
-        near = [tails[t] for t in difflib.get_close_matches(word.rsplit(".", 1)[-1], tails, n=1, cutoff=0.75)]
-    return f" (did you mean {near[0]}?)" if near else ""
+    return read_file(args.config_file).get("MODEL", {}).get("META_ARCHITECTURE")
 
 
 # -- checking -------------------------------------------------------------------
@@ -242,7 +165,7 @@ def _check_architecture(cfg: CfgNode) -> None:
     known = [key for key, _ in META_ARCH_REGISTRY]
     _require(
         name in known,
-        f"MODEL.META_ARCHITECTURE is {name!r}, which no imported package registers{_suggestion(name, known)}",
+        f"MODEL.META_ARCHITECTURE is {name!r}, which no imported package registers{suggestion(name, known)}",
     )
 
 
@@ -272,7 +195,7 @@ def _check_datasets(cfg: CfgNode, training: bool) -> None:
         for name in names:
             _require(
                 name in known,
-                f"DATASETS.{key} names {name!r}, which is not registered{_suggestion(name, known)}",
+                f"DATASETS.{key} names {name!r}, which is not registered{suggestion(name, known)}",
             )
     _require(not training or len(cfg.DATASETS.TRAIN) > 0, "DATASETS.TRAIN is empty: nothing to train on")
     _require(training or len(cfg.DATASETS.TEST) > 0, "DATASETS.TEST is empty: nothing to evaluate")
@@ -310,7 +233,7 @@ def _check_mapper(cfg: CfgNode) -> None:
     known = [key for key, _ in MAPPER_REGISTRY]
     _require(
         name in known,
-        f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered are {known}{_suggestion(name, known)}",
+        f"INPUT.DATASET_MAPPER_NAME is {name!r}; registered are {known}{suggestion(name, known)}",
     )
 
 

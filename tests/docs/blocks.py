@@ -20,7 +20,8 @@ from unittest import mock
 from detectron2.config import get_cfg
 
 from oneformer.commands.train import load_model as load_oneformer
-from segcore.engine.setup import architecture_of, build_config, merge_file, merge_pairs
+from segcore.config_files import merge_file, merge_pairs
+from segcore.engine.setup import architecture_of, build_config
 from seggpt.commands.train import load_model as load_seggpt
 
 REPO = Path(__file__).resolve().parents[2]

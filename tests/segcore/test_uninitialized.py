@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from segcore.checkpoint import Checkpointer, Uninitialized
@@ -13,6 +17,8 @@ class Layer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((4, 3), 7.0))
         nn.init.xavier_uniform_(self.weight)
+        nn.init.kaiming_uniform_(self.weight)   # torch hands it over under a name, not by place
+        self.weight.data.normal_()
         with torch.no_grad():
             self.weight.mul_(2).clamp_(0, 1)
         self.register_buffer("table", torch.zeros(3).fill_(5))
@@ -40,6 +46,37 @@ def test_taken_over_weights_are_the_files(tmp_path):
     assert isinstance(model[0].weight, nn.Parameter) and model[0].weight.requires_grad
     for key, value in source.state_dict().items():
         assert torch.equal(model.state_dict()[key], value.to(model.state_dict()[key].dtype)), key
+
+
+def resident(path: Path) -> list[int]:
+    """Bytes in memory of each of this process's mappings of a file."""
+    found, ours = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:   # the first line of a mapping; those after it are "Name: value"
+            ours = line.endswith(str(path))
+        elif ours and line.startswith("Rss:"):
+            found.append(int(line.split()[1]) * 1024)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_taken_over_file_stays_unread(tmp_path, suffix: str):
+    layers = [nn.Linear(1024, 1024, bias=False) for _ in range(2)]
+    state = {"0.weight": layers[0].weight.detach().double(), "1.weight": layers[1].weight.detach()}
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pth":
+        torch.save({"model": state, "optimizer": {"moment": torch.ones(2**20)}}, path)
+    else:
+        save_file(state, path)
+    with Uninitialized():
+        model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(2)))
+    Checkpointer(model, take_over=True).load(str(path))
+    # Of the first layer, which is converted, nothing is left in the one mapping, of the second nothing is read.
+    (size,) = resident(path)
+    assert size < 2**20
+    for got, expected in zip(model, layers):
+        assert torch.equal(got.weight, expected.weight)
 
 
 def test_without_it_an_optimizer_keeps_its_parameters(tmp_path):

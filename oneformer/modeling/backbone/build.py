@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
-from .convnext import ConvNeXt
-from .dinat import DiNAT
-from .resnet import build_resnet
-from .stages import STRIDES
-from .swin import Swin
-from .timm_backbone import TIMM_PREFIX, TimmBackbone
+from .stages import STRIDES, TIMM_PREFIX
 
 # The official names. They are not put into Detectron2's registry: Mask2Former registers the same
 # "D2SwinTransformer" there, and whichever is imported second would fail.
+# Each with the module it is in, imported when it is asked for: timm, which some are made of, takes 30 MB and a second.
 BUILDERS = {
-    "build_resnet_backbone": build_resnet,
-    "D2SwinTransformer": Swin,
-    "D2ConvNeXt": ConvNeXt,
-    "D2DiNAT": DiNAT,
+    "build_resnet_backbone": (".resnet", "build_resnet"),
+    "D2SwinTransformer": (".swin", "Swin"),
+    "D2ConvNeXt": (".convnext", "ConvNeXt"),
+    "D2DiNAT": (".dinat", "DiNAT"),
 }
 
 
@@ -45,9 +44,9 @@ def build_oneformer_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None)
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     if name.startswith(TIMM_PREFIX):
-        backbone = TimmBackbone(cfg, input_shape)
+        backbone = _builder(".timm_backbone", "TimmBackbone")(cfg, input_shape)
     elif name in BUILDERS:
-        backbone = BUILDERS[name](cfg, input_shape)
+        backbone = _builder(*BUILDERS[name])(cfg, input_shape)
     elif name in BACKBONE_REGISTRY:
         backbone = BACKBONE_REGISTRY.get(name)(cfg, input_shape)
     else:
@@ -57,6 +56,10 @@ def build_oneformer_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None)
         )
     _check_features(name, backbone, cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES)
     return backbone
+
+
+def _builder(module: str, name: str) -> Callable[..., Backbone]:
+    return getattr(import_module(module, __package__), name)
 
 
 def _check_features(name: str, backbone: Backbone, wanted: list[str]) -> None:

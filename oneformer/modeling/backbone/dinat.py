@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from detectron2.config import configurable
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, empty, nn
 
 from segcore.ops import neighborhood_attention_2d
 
-from .stages import STAGES, StagedBackbone, drop_path_rates, run_blocks
+from .stages import STAGES, DropPath, StagedBackbone, drop_path_rates, run_blocks
 
 
 class ConvTokenizer(nn.Module):

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.modeling import Backbone
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 STAGES = ("res2", "res3", "res4", "res5")
 STRIDES = dict(zip(STAGES, (4, 8, 16, 32)))
+TIMM_PREFIX = "timm:"   # of the names of timm's models in a config
 
 
 class StagedBackbone(Backbone):
@@ -74,7 +75,23 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [rates[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(len(depths))]
 
 
-def run_blocks(blocks: Iterable[nn.Module], x: torch.Tensor, recompute: bool) -> torch.Tensor:
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): training leaves a branch out for each sample with probability
+    `drop_prob` and scales it up for the others. Timm's does the same, but to import it loads all of timm's models.
+    """
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.drop_prob == 0:
+            return x
+        keep = 1 - self.drop_prob
+        return x * x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep).div_(keep)
+
+
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, recompute: bool) -> Tensor:
     """Apply blocks in order; with `recompute`, keep only their inputs and run them again in backward."""
     for block in blocks:
         if recompute and torch.is_grad_enabled():

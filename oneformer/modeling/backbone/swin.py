@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.modeling.backbone.swin import SwinTransformer
-from timm.layers import DropPath
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .stages import STAGES, EagerConstants, StagedBackbone, check_out_features, drop_path_rates
+from .stages import STAGES, DropPath, EagerConstants, StagedBackbone, check_out_features, drop_path_rates
 from .swin_windows import FusedWindowAttention, WindowBlock, Windows
 
 

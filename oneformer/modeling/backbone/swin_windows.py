@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from detectron2.modeling.backbone.swin import SwinTransformerBlock, WindowAttention
-from torch import Tensor
+from torch import Tensor, nn
 
 from segcore.ops import attention
 
-from ..layers import TOKENS_AT_ONCE, few_at_once, in_token_chunks, joined
+from ..layers import TOKENS_AT_ONCE, added, few_at_once, in_token_chunks
 
 ACROSS = -100.0  # added to the attention logits of tokens that the cyclic shift brought together
 
@@ -78,38 +78,48 @@ class WindowBlock(SwinTransformerBlock):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, H * W, C) -> the same."""
-        normed = self.norm1(x)
-        # Compiled, whether there is padding must not decide: the same code serves every size.
-        if torch.compiler.is_compiling() or windows.padded:
-            normed = F.pad(normed, (0, 0, 0, 1))
-        x = x + self.drop_path(self.attn(normed, windows))
-        return x + self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x))
+        x = added(self.drop_path(self.attn(x, windows, self.norm1)), x)
+        return added(self.drop_path(in_token_chunks(lambda tokens: self.mlp(self.norm2(tokens)), x)), x)
 
 
 class FusedWindowAttention(WindowAttention):
     """Attention within ready-made windows."""
 
-    def forward(self, x: Tensor, windows: Windows) -> Tensor:
-        """(B, H * W (+ 1 row of padding), C) -> (B, H * W, C)."""
+    def forward(self, x: Tensor, windows: Windows, norm: nn.Module) -> Tensor:
+        """(B, H * W, C), which `norm` normalises before -> (B, H * W, C)."""
         size = self.window_size[0] * self.window_size[1]
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.view(size, size, -1).permute(2, 0, 1)[None]
         if few_at_once(x):
-            step = max(1, TOKENS_AT_ONCE // (len(x) * size))
-            masks = windows.mask.split(step) if windows.mask is not None else itertools.repeat(None)
-            parts = zip(windows.tokens.split(step * size), masks)
-            made = (self._attend(x, tokens, bias, mask) for tokens, mask in parts)
-            attended = joined(made, 1, len(windows.tokens))
-        else:
-            attended = self._attend(x, windows.tokens, bias, windows.mask)
+            return self._attend_in_parts(x, windows, norm, bias)
+        x = norm(x)
+        # Compiled, whether there is padding must not decide: the same code serves every size.
+        if torch.compiler.is_compiling() or windows.padded:
+            x = F.pad(x, (0, 0, 0, 1))
+        attended = self._attend(x.index_select(1, windows.tokens), bias, windows.mask)
         return attended.index_select(1, windows.places)
 
-    def _attend(self, x: Tensor, tokens: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention in the n windows that `tokens` (n * N,) form, with `bias` (1, M, N, N) and `mask`
-        (n, 1, N, N): (B, n * N, C)."""
+    def _attend_in_parts(self, x: Tensor, windows: Windows, norm: nn.Module, bias: Tensor) -> Tensor:
+        """`forward` for some windows at a time: nothing is made at the size of the map but the result."""
+        padding, size = x.shape[1], bias.shape[-1]
+        step = max(1, TOKENS_AT_ONCE // (len(x) * size))
+        masks = windows.mask.split(step) if windows.mask is not None else itertools.repeat(None)
+        out = None
+        for tokens, mask in zip(windows.tokens.split(step * size), masks):
+            part = norm(x.index_select(1, tokens.clamp(max=padding - 1)))
+            if windows.padded:
+                part.masked_fill_((tokens == padding)[:, None], 0)
+            part = self._attend(part, bias, mask)
+            if out is None:
+                out = part.new_empty(len(x), padding + 1, part.shape[2])   # a last row takes what padding finds
+            out.index_copy_(1, tokens, part)
+            del part
+        return out[:, :-1]
+
+    def _attend(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, n * N, C), the tokens of n windows, with `bias` (1, M, N, N) and `mask` (n, 1, N, N) -> the same."""
         batch, size = len(x), bias.shape[-1]
-        qkv = self.qkv(x.index_select(1, tokens))
-        qkv = qkv.view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
+        qkv = self.qkv(x).view(-1, size, 3, self.num_heads, x.shape[2] // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         if mask is not None:
             mask = mask.repeat(batch, 1, 1, 1)

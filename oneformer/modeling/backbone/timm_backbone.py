@@ -9,9 +9,8 @@ from timm.layers import Format
 from timm.models import FeatureListNet
 from torch import Tensor, nn
 
-from .stages import STAGES, STRIDES, EagerConstants, StagedBackbone
+from .stages import STAGES, STRIDES, TIMM_PREFIX, EagerConstants, StagedBackbone
 
-TIMM_PREFIX = "timm:"
 _PROBE_SIZE = (128, 160)  # multiples of the largest stride, and no square
 
 

@@ -23,7 +23,7 @@ from oneformer.config import add_oneformer_config
 from oneformer.modeling.backbone import build_oneformer_backbone, convert_backbone_weights
 from oneformer.modeling.backbone.convnext import ChannelLayerNorm, ConvNeXt
 from oneformer.modeling.backbone.dinat import DiNAT, NeighborhoodAttention
-from oneformer.modeling.backbone.stages import STAGES, STRIDES, drop_path_rates
+from oneformer.modeling.backbone.stages import STAGES, STRIDES, DropPath, drop_path_rates
 from oneformer.modeling.backbone.swin import Swin
 from oneformer.modeling.backbone.sync_batch_norm import SyncBatchNorm
 from oneformer.modeling.backbone.timm_backbone import TimmBackbone
@@ -350,6 +350,16 @@ def test_stochastic_depth_grows_linearly():
     blocks = [block for layer in swin.layers for block in layer.blocks]
     assert isinstance(blocks[0].drop_path, nn.Identity)
     assert [block.drop_path.drop_prob for block in blocks[1:]] == pytest.approx([i / 10 for i in range(1, 8)])
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2), (4, 2, 3, 2)])
+def test_stochastic_depth_draws_as_timm_does(shape: tuple[int, ...]):
+    x, rate = torch.randn(shape), 0.4
+    torch.manual_seed(1)
+    ours = DropPath(rate)(x)
+    torch.manual_seed(1)
+    assert torch.equal(ours, timm.layers.DropPath(rate)(x))
+    assert DropPath(rate).eval()(x) is x and DropPath(0.0)(x) is x
 
 
 def test_convnext_norm_is_decayed_as_upstream():
