@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from segcore.memory import keep_freed_memory
 from segcore.ops.fastest import fastest
 from segcore.ops.precision import Bfloat16Products, bfloat16_is_fast
 from segcore.predictions import Classes, InstanceResult, PanopticResult, Prediction, SemanticResult
@@ -66,6 +67,8 @@ class OneFormerPredictor:
             compiled: use torch.compile. The first picture then takes minutes; every size after it runs the same code.
             opts: KEY VALUE pairs for the config.
 
+        On a CPU it lets the process keep memory between pictures, see `segcore.memory.keep_freed_memory`.
+
         Raises:
             FileNotFoundError, OSError, ValueError: one sentence that says what is wrong, see `build_loaded`.
         """
@@ -76,6 +79,8 @@ class OneFormerPredictor:
         self.model, self._runner = loaded.model, loaded.runner
         self.classes: Classes = loaded.classes
         self.device = loaded.model.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.weights, self.terms = loaded.weights, loaded.terms
         self.confidence = confidence
         self._precision = _precision(precision, compiled, self.model)

@@ -18,6 +18,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 from torch import Tensor
 
+from segcore.memory import keep_freed_memory
 from seggpt import colours as colour_tools
 from seggpt import pictures
 from seggpt.labels import check_count, check_pairs, read_mask, unify
@@ -72,6 +73,8 @@ class SegGPTPredictor:
             FileNotFoundError, OSError, ValueError: see `seggpt.loading.build_loaded`.
         """
         self.model = (model if model is not None else build_loaded(cfg, weights, device, dtype)).eval()
+        if self.model.device.type == "cpu":
+            keep_freed_memory()
         self.size = (self.model.img_size[0] // 2, self.model.img_size[1])
         self.batch_size = batch_size
         self.targets_at_once = targets_at_once
