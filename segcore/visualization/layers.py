@@ -20,11 +20,9 @@ def blend_map(image: np.ndarray, slots: np.ndarray, colors: Sequence[Color], alp
         slots: (H, W) integers; 0 leaves the pixel as it is, i + 1 gives it `colors[i]`.
         alpha: of the colour, 0..1.
     """
-    table = np.array([(0, 0, 0), *colors], np.float32)
-    opacity = np.full(len(table), alpha, np.float32)
-    opacity[0] = 0
-    weight = opacity[slots][..., None]
-    return _to_uint8(image * (1 - weight) + table[slots] * weight)
+    overlay = np.take(np.array([(0, 0, 0), *colors], np.uint8), slots, axis=0)
+    blended = cv2.addWeighted(image, 1 - alpha, overlay, alpha, 0)
+    return cv2.copyTo(blended, (slots > 0).view(np.uint8), image.copy())
 
 
 def draw_borders(image: np.ndarray, slots: np.ndarray, thickness: int, strength: float = 0.9) -> np.ndarray:
@@ -64,8 +62,11 @@ def _draw_line(
     if thickness > 1:
         line = cv2.dilate(line, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (thickness, thickness)))
     # A line of hard pixels looks like stairs; blurred by less than a pixel it looks drawn.
-    line = cv2.GaussianBlur(line, (3, 3), 0.7)[..., None] * strength
-    return _to_uint8(image * (1 - line) + np.array(color, np.float32) * line)
+    line = cv2.GaussianBlur(line, (3, 3), 0.7) * strength
+    drawn = line > 0  # few of the pixels
+    weight, result = line[drawn][:, None], image.copy()
+    result[drawn] = _to_uint8(image[drawn] * (1 - weight) + np.array(color, np.float32) * weight)
+    return result
 
 
 def _window(mask: np.ndarray, margin: int) -> tuple[int, int, int, int]:
