@@ -20,7 +20,8 @@ def keep_freed_memory() -> bool:
 
     By default it hands tensors' memory back to the system as soon as they are gone. The next layer's, or the next
     picture's, is then new pages, which the system maps and clears one by one: an eighth of the time of a 640 x 640
-    picture. What the process needs at its peak stays the same; in between it holds up to `KEPT` bytes more.
+    picture, a third of a training step's. At its peak the process needs a few percent more; in between it holds up to
+    `KEPT` bytes more.
 
     Returns:
         Whether it was set: not without glibc, nor where the environment sets malloc's thresholds itself.
