@@ -19,7 +19,6 @@ import gc
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks.reporting import report  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 
 TASKS = {1: ["panoptic"], 3: ["panoptic", "instance", "semantic"]}
 CASES = ["huggingface", "exact", "ours", "bf16"]
@@ -216,10 +215,7 @@ def spawn(args: argparse.Namespace, case: str, tasks: int) -> dict:
     command = [sys.executable, __file__, "--case", case, "--tasks", str(tasks), "--weights", args.weights,
                "--config", args.config, "--size", str(args.size), "--repeats", str(args.repeats),
                "--threads", str(args.threads)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{case} with {tasks} tasks failed ({run.returncode}):\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return measured(command)
 
 
 def summarise(args: argparse.Namespace, tasks: int, runs: dict) -> dict:

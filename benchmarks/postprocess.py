@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch  # noqa: E402
 
-from benchmarks.reporting import report  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 from oneformer.modeling import postprocess  # noqa: E402
 from oneformer.modeling.mask_resize import MaskResizer  # noqa: E402
 from tests.oneformer.modeling import straightforward  # noqa: E402
@@ -130,10 +129,7 @@ def compare(args: argparse.Namespace, queries: int, size: int) -> dict:
 def spawn(args: argparse.Namespace, case: str, queries: int, size: int) -> dict:
     command = [sys.executable, __file__, "--case", case, "--queries", str(queries), "--sizes", str(size),
                "--repeats", str(args.repeats), "--threads", str(args.threads)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{case} with {queries} queries failed ({run.returncode}):\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return measured(command)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,12 @@ def report(result: dict, output: str | os.PathLike | None = None) -> None:
 
 
 def measured(command: Sequence[str]) -> dict:
-    """What a process of its own measured: the JSON that its last line is. Its errors are shown as they come."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    """What a process of its own measured: the JSON that its last line is.
+
+    Raises:
+        RuntimeError: if it failed: which it was, and the end of what it said.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(command[1:])} failed ({done.returncode}):\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

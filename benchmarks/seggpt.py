@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 import torch  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 
-from benchmarks.reporting import report  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 from seggpt.config import add_seggpt_config  # noqa: E402
 from seggpt.convert import huggingface_config, to_huggingface  # noqa: E402
 from seggpt.modeling import SegGPT  # noqa: E402
@@ -196,10 +195,7 @@ def spawn(args: argparse.Namespace, case: str, count: int) -> dict:
     command = [sys.executable, __file__, "--case", case, "--prompts", str(count), "--dtype", args.dtype,
                "--device", args.device, "--threads", str(args.threads), "--config-file", args.config_file,
                *(["--cpu-time"] if args.cpu_time else [])]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise RuntimeError(f"{case} with {count} prompts failed ({run.returncode}):\n{run.stderr[-2000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return measured(command)
 
 
 def summarise(count: int, other: str, runs: dict[str, list[dict]]) -> dict:

@@ -44,7 +44,7 @@ def attention(
     Args:
         query: (N, heads, Q, D).
         key, value: (N, heads, S, D).
-        mask: (N, 1, Q, S): bool, True where a query may look, or added to the scores.
+        mask: (N, 1, Q, S): bool, True where a query may look, which must be somewhere; or numbers added to the scores.
         bias: (1, heads, Q, S), added to the scores.
         scale: 1 / sqrt(D) by default.
 
