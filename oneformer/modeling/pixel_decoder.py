@@ -250,6 +250,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
                 for projection, name in zip(self.input_proj, self.coarse_to_fine, strict=True)
             ]
             maps = self.transformer(maps)
+            # Maps of stride 4 are large, and new memory costs more than many a layer: each writes over the last one's,
+            # but the first, whose input is the backbone's.
             x = self._input(features[self.fine_feature])
             x = F.conv2d(x, self.adapter_1.weight, self.adapter_1.bias)
             x = consume_norm(x, self.adapter_1.norm, add=maps[-1])

@@ -10,13 +10,10 @@
 #include <cmath>
 
 #include "cpu_features.h"
+#include "head_views.h"
 
 namespace segcore {
 namespace {
-
-at::Tensor readable(const at::Tensor& x) { return x.size(-1) == 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
-
-GaTensor view_of(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.stride(1), x.stride(2)}; }
 
 at::Tensor grid_attention(const at::Tensor& query_in, const at::Tensor& key_in, const at::Tensor& rows_in,
                           const at::Tensor& columns_in) {
@@ -31,14 +28,14 @@ at::Tensor grid_attention(const at::Tensor& query_in, const at::Tensor& key_in, 
               " and columns ", columns_in.sizes(), " do not belong together");
   for (const auto* x : {&query_in, &key_in, &rows_in, &columns_in})
     TORCH_CHECK(x->scalar_type() == at::kFloat, "grid_attention: expected float32, got ", x->scalar_type());
-  const auto query = readable(query_in), key = readable(key_in);
+  const auto query = with_contiguous_channels(query_in), key = with_contiguous_channels(key_in);
   const auto rows = rows_in.contiguous(), columns = columns_in.contiguous();
   // in memory (N, Q, M, D): the heads are joined without a copy
   auto output = at::empty({images, queries, heads, channels}, query.options()).transpose(1, 2);
   const auto chosen = SEGCORE_BUILD_OF(ga_kernel)();
   const float scale = 1.0f / std::sqrt(float(channels));
-  const GaProblem problem{heads, queries, height, width, channels, scale, view_of(query), view_of(key),
-                          rows.const_data_ptr<float>(), columns.const_data_ptr<float>(), view_of(output)};
+  const GaProblem problem{heads, queries, height, width, channels, scale, head_view(query), head_view(key),
+                          rows.const_data_ptr<float>(), columns.const_data_ptr<float>(), head_view(output)};
   const int64_t heads_in_all = images * heads, blocks = (queries + chosen.block - 1) / chosen.block;
   if (heads_in_all * blocks == 0) return output;
   // few heads on many cores: split the queries too, although the keys are then read once for each part

@@ -3,20 +3,16 @@
 #pragma once
 #include <cstdint>
 
-namespace segcore {
+#include "head_tensor.h"
 
-// A tensor (N, M, S, D) whose channels are contiguous; the other strides are free, in elements.
-struct GaTensor {
-  float* data;
-  int64_t image, head, place;
-};
+namespace segcore {
 
 struct GaProblem {
   int64_t heads, queries, height, width, channels;
   float scale;
-  GaTensor query, key;         // (N, M, Q, D), (N, M, H * W, D)
+  HeadTensor query, key;       // (N, M, Q, D), (N, M, H * W, D)
   const float *rows, *columns;  // (H, M, D), (W, M, D)
-  GaTensor output;             // like the query
+  HeadTensor output;           // like the query
 };
 
 // Queries are taken in blocks of `block`; tasks are numbered (image, head, part of the blocks).

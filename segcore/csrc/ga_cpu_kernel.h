@@ -16,18 +16,11 @@
 namespace {
 
 using segcore::GaProblem;
-using segcore::GaTensor;
 
 // Vectors of queries and pixels whose scores are kept in registers: 5 x 4 of AVX-512's 32, 2 x 4 of the others' 16.
 constexpr int kVectors = SEGCORE_VECTOR_BYTES == 64 ? 5 : 2;
 constexpr int kPixels = 4;
 constexpr int64_t kBlock = kVectors * kWide;  // queries of a task
-
-// `multiply` for one column of a matrix: sum += a[c][queries] * b[c * step].
-static inline void multiply_column(const float* a, int64_t depth, const float* b, int64_t step, Floats* sum) {
-  for (int64_t c = 0; c < depth; ++c, a += kBlock)
-    for (int v = 0; v < kVectors; ++v) sum[v] += load(a + v * kWide) * splat(b[c * step]);
-}
 
 // What is kept for a block of queries: places, each a number of every query.
 struct Sums {
@@ -67,7 +60,7 @@ static inline void score(const GaProblem& p, const float* key, float* scores, co
   // Of the next row: a head's channels lie apart from the next pixel's, which no processor foresees.
   for (int i = 0; i < kCount; ++i) fetch(key + (p.width + i) * p.key.place, p.channels);
   Floats found[kCount][kVectors] = {};
-  multiply<kCount, kVectors>(sums.query, p.channels, key, p.key.place, found);
+  multiply<kCount, kVectors>(sums.query, p.channels, key, p.key.place, 1, found);
   for (int i = 0; i < kCount; ++i)
     for (int v = 0; v < kVectors; ++v) {
       store(scores + i * kBlock + v * kWide, found[i][v]);
@@ -78,13 +71,7 @@ static inline void score(const GaProblem& p, const float* key, float* scores, co
 // Makes `greatest` what the sums of the rows before y are relative to.
 static void rescale(const GaProblem& p, int64_t y, const Floats* greatest, const Sums& sums) {
   float factor[kBlock];
-  bool same = true;
-  for (int v = 0; v < kVectors; ++v) {
-    store(factor + v * kWide, exponential(load(sums.greatest + v * kWide) - greatest[v]));
-    store(sums.greatest + v * kWide, greatest[v]);
-  }
-  for (float x : factor) same &= x == 1.0f;
-  if (same || y == 0) return;
+  if (!raise_greatest<kVectors>(sums.greatest, greatest, factor) || y == 0) return;
   scale<kVectors>(sums.of_rows, y, factor);
   scale<kVectors>(sums.of_columns, p.width, factor);
 }
@@ -115,12 +102,12 @@ static void finish(const GaProblem& p, int64_t head, int64_t first, const Sums& 
     for (int v = 0; v < kVectors; ++v) all[v] += load(sums.of_rows + y * kBlock + v * kWide);
   const int64_t count = smaller(kBlock, p.queries - first), place = p.heads * p.channels;
   for (int64_t c = 0; c < p.channels; ++c) {
-    Floats found[kVectors] = {};
-    multiply_column(sums.of_rows, p.height, p.rows + head * p.channels + c, place, found);
-    multiply_column(sums.of_columns, p.width, p.columns + head * p.channels + c, place, found);
+    Floats found[1][kVectors] = {};
+    multiply<1, kVectors>(sums.of_rows, p.height, p.rows + head * p.channels + c, 0, place, found);
+    multiply<1, kVectors>(sums.of_columns, p.width, p.columns + head * p.channels + c, 0, place, found);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t v = i / kWide, lane = i % kWide;
-      output[(first + i) * p.output.place + c] = found[v][lane] / all[v][lane];
+      output[(first + i) * p.output.place + c] = found[0][v][lane] / all[v][lane];
     }
   }
 }

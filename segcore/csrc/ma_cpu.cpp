@@ -7,13 +7,10 @@
 #include <torch/library.h>
 
 #include "cpu_features.h"
+#include "head_views.h"
 
 namespace segcore {
 namespace {
-
-at::Tensor readable(const at::Tensor& x) { return x.size(-1) == 1 || x.stride(-1) == 1 ? x : x.contiguous(); }
-
-MaTensor view_of(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.stride(1), x.stride(2)}; }
 
 at::Tensor masked_attention(const at::Tensor& query_in, const at::Tensor& key_in, const at::Tensor& value_in,
                             const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& mask,
@@ -27,11 +24,12 @@ at::Tensor masked_attention(const at::Tensor& query_in, const at::Tensor& key_in
               "masked_attention: query ", query_in.sizes(), " and key ", key_in.sizes(), " do not belong together");
   for (const auto* x : {&query_in, &key_in, &value_in})
     TORCH_CHECK(x->scalar_type() == at::kFloat, "masked_attention: expected float32, got ", x->scalar_type());
-  const auto query = readable(query_in), key = readable(key_in), value = readable(value_in);
+  const auto query = with_contiguous_channels(query_in), key = with_contiguous_channels(key_in);
+  const auto value = with_contiguous_channels(value_in);
   // in memory (N, Q, M, D): the heads are joined without a copy
   auto output = at::empty({images, queries, heads, channels}, query.options()).transpose(1, 2);
-  MaProblem p{heads, queries, keys, channels, float(scale), view_of(query), view_of(key), view_of(value),
-              view_of(output), nullptr, nullptr, nullptr};
+  MaProblem p{heads, queries, keys, channels, float(scale), head_view(query), head_view(key), head_view(value),
+              head_view(output), nullptr, nullptr, nullptr};
   if (bias.has_value()) {
     TORCH_CHECK(bias->sizes() == at::IntArrayRef({heads, keys, queries}) && bias->is_contiguous() &&
                     bias->scalar_type() == at::kFloat,

@@ -2,18 +2,14 @@
 #pragma once
 #include <cstdint>
 
-namespace segcore {
+#include "head_tensor.h"
 
-// A tensor (N, M, S, D) whose channels are contiguous; the other strides are free, in elements.
-struct MaTensor {
-  float* data;
-  int64_t image, head, place;
-};
+namespace segcore {
 
 struct MaProblem {
   int64_t heads, queries, keys, channels;
   float scale;
-  MaTensor query, key, value, output;
+  HeadTensor query, key, value, output;
   const float* bias;       // (M, S, Q), added to the scores of every image; or null
   const float* added;      // (N, S, Q), added to the scores of every head; or null
   const uint8_t* allowed;  // (N, S, Q), 0 where a query may not look; or null

@@ -10,7 +10,6 @@
 namespace {
 
 using segcore::MaProblem;
-using segcore::MaTensor;
 
 constexpr int64_t kTile = 64;         // keys
 constexpr float kForbidden = -1e30f;  // a finite score, so that differences from it are numbers; its weight is 0
@@ -83,7 +82,7 @@ struct Block {
   template <int kCount>
   void score_keys(int64_t k) {
     Floats found[kCount][V] = {};
-    multiply<kCount, V>(query.data(), p.channels, keys.data() + k * p.channels, p.channels, found);
+    multiply<kCount, V>(query.data(), p.channels, keys.data() + k * p.channels, p.channels, 1, found);
     for (int i = 0; i < kCount; ++i)
       for (int v = 0; v < V; ++v) store(scores.data() + (k + i) * kSize + v * kWide, found[i][v]);
   }
@@ -125,15 +124,9 @@ struct Block {
     for (int64_t k = 0; k < count; ++k)
       for (int v = 0; v < V; ++v) most[v] = maximum(load(scores.data() + k * kSize + v * kWide), most[v]);
     alignas(64) float factor[kSize];
-    bool same = true;
-    for (int v = 0; v < V; ++v) {
-      const Floats by = exponential(load(greatest + v * kWide) - most[v]);
-      store(factor + v * kWide, by);
-      store(greatest + v * kWide, most[v]);
-      all[v] = all[v] * by;
-    }
-    for (float x : factor) same &= x == 1.0f;
-    if (!same && !is_first) scale<V>(sums.data(), p.channels, factor);
+    const bool grew = raise_greatest<V>(greatest, most, factor);
+    for (int v = 0; v < V; ++v) all[v] = all[v] * load(factor + v * kWide);
+    if (grew && !is_first) scale<V>(sums.data(), p.channels, factor);
     for (int64_t k = 0; k < count; ++k)
       for (int v = 0; v < V; ++v) {
         float* at = scores.data() + k * kSize + v * kWide;
@@ -149,15 +142,7 @@ struct Block {
     Floats found[kCount][V];
     for (int i = 0; i < kCount; ++i)
       for (int v = 0; v < V; ++v) found[i][v] = load(sums.data() + (c + i) * kSize + v * kWide);
-    const float *weight = scores.data(), *value = values.data() + c;
-    for (int64_t k = 0; k < count; ++k, weight += kSize, value += p.channels) {
-      Floats of_queries[V];
-      for (int v = 0; v < V; ++v) of_queries[v] = load(weight + v * kWide);
-      for (int i = 0; i < kCount; ++i) {
-        const Floats x = splat(value[i]);
-        for (int v = 0; v < V; ++v) found[i][v] += of_queries[v] * x;
-      }
-    }
+    multiply<kCount, V>(scores.data(), count, values.data() + c, 1, p.channels, found);
     for (int i = 0; i < kCount; ++i)
       for (int v = 0; v < V; ++v) store(sums.data() + (c + i) * kSize + v * kWide, found[i][v]);
   }

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -13,6 +9,7 @@ from oneformer.modeling.mask_resize import MaskResizer
 from oneformer.modeling.postprocess import _compete_for_pixels
 from segcore.ops import use_backend
 from tests.oneformer.modeling.test_postprocess import SIZES
+from tests.processes import check_on, on_threads
 
 pytestmark = pytest.mark.ext
 
@@ -54,13 +51,7 @@ def test_compete(queries, pixels):
 
 def test_threads_do_not_change_the_result():
     probs, scores = random(30, 40000).sigmoid(), random(30).sigmoid()
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 3, 8):
-            torch.set_num_threads(count)
-            found.append(torch.ops.segcore_native.compete(probs, scores))
-    finally:
-        torch.set_num_threads(threads)
+    found = on_threads(lambda: torch.ops.segcore_native.compete(probs, scores))
     for other in found[1:]:
         assert all(a.equal(b) for a, b in zip(found[0], other))
 
@@ -72,7 +63,7 @@ def test_without_vector_instructions():
         "for sizes in SIZES: test_window(sizes, None)\n"
         "test_compete(40, 5000)\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": "default"})
+    check_on("default", code)
 
 
 TAPS = [torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([0.5, 0.5])]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from segcore.ops import attention, use_backend
 from segcore.ops.attention import use_query_lanes
+from tests.processes import check_on, on_threads
 
 FORMS = [pytest.param("cpu", marks=pytest.mark.ext), "torch"]
 # images, heads, queries, keys, channels: blocks and tiles that are full, that are not, and of either size
@@ -129,13 +126,8 @@ def test_no_queries_and_no_images():
 
 @pytest.mark.ext
 def test_threads_do_not_change_the_result():
-    inputs, threads, found = problem(2, 2, 400, 200, 16, "both"), torch.get_num_threads(), []
-    try:
-        for count in (1, 3, 8):
-            torch.set_num_threads(count)
-            found.append(ours("cpu", *inputs))
-    finally:
-        torch.set_num_threads(threads)
+    inputs = problem(2, 2, 400, 200, 16, "both")
+    found = on_threads(lambda: ours("cpu", *inputs))
     assert found[0].equal(found[1])
     assert found[0].equal(found[2])
 
@@ -148,7 +140,7 @@ def test_instruction_sets(capability):
         "for shape in SHAPES:\n"
         "    for kind in KINDS: test_error(shape, kind, 'cpu')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": capability})
+    check_on(capability, code)
 
 
 @pytest.mark.ext

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from segcore.ops import grid_attention, use_backend
 from segcore.ops.grid import use_row_sums
+from tests.processes import check_on, on_threads
 
 FORMS = [pytest.param("cpu", marks=pytest.mark.ext), "torch"]
 # images, heads, queries, channels, height, width
@@ -94,13 +91,8 @@ def test_no_queries_and_no_images():
 @pytest.mark.ext
 def test_threads_do_not_change_the_result():
     """Parts of the queries are counted by threads; each query's sums stay in one of them."""
-    inputs, threads, found = problem(1, 1, 400, 16, 8, 9), torch.get_num_threads(), []
-    try:
-        for count in (1, 3, 8):
-            torch.set_num_threads(count)
-            found.append(ours("cpu", *inputs))
-    finally:
-        torch.set_num_threads(threads)
+    inputs = problem(1, 1, 400, 16, 8, 9)
+    found = on_threads(lambda: ours("cpu", *inputs))
     assert found[0].equal(found[1]) and found[0].equal(found[2])
 
 
@@ -113,8 +105,7 @@ def test_instruction_sets(capability):
         "    inputs = problem(*shape)\n"
         "    assert (ours('cpu', *inputs) - exact(*inputs)).abs().max() < 1e-5, shape\n"
     )
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    check_on(capability, code)
 
 
 @pytest.mark.parametrize("change", ["key", "rows", "columns"])

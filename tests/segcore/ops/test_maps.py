@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +11,7 @@ from segcore.ops import consume_conv, consume_norm, use_backend
 from segcore.ops.linear import use_onednn
 from segcore.ops.maps import _STRIP
 from segcore.ops.precision import Bfloat16Products
+from tests.processes import check_on, on_threads
 
 FORMS = [pytest.param("cpu", marks=pytest.mark.ext), "torch"]
 SIZES = [(1, 1), (1, 9), (7, 1), (7, 9), (12, 20), (33, 50), (6, 4 * _STRIP)]  # one strip and several; odd and even
@@ -150,13 +147,9 @@ def test_rounded_products_are_not_made_of_sums():
 @pytest.mark.ext
 def test_threads_do_not_change_the_result():
     x, norm, conv = channels_last(1, 16, 96, 64), norm_of(16, 4), layer(16, 3)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 3, 8):
-            torch.set_num_threads(count)
-            found.append((ours("cpu", consume_norm, x, norm, relu=True)[0], ours("cpu", consume_conv, x, conv)[0]))
-    finally:
-        torch.set_num_threads(threads)
+    found = on_threads(
+        lambda: (ours("cpu", consume_norm, x, norm, relu=True)[0], ours("cpu", consume_conv, x, conv)[0])
+    )
     for other in found[1:]:
         assert found[0][0].equal(other[0])
         assert (found[0][1] - other[1]).abs().max() < 1e-6  # the products are the library's
@@ -170,7 +163,7 @@ def test_without_vector_instructions():
         "    for side in (1, 3): test_conv(size, side, 'cpu')\n"
         "    for follows in ('nothing', 'relu', 'add'): test_norm(size, follows, 'cpu')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "ATEN_CPU_CAPABILITY": "default"})
+    check_on("default", code)
 
 
 @pytest.mark.ext
