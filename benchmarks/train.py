@@ -222,7 +222,7 @@ def form_of(form: str, exact: bool):
 def run_form(form: str, arguments: argparse.Namespace) -> dict:
     """Losses on fixed points, and times and memory of whole steps on random ones."""
     from segcore import solver
-    from segcore.memory import keep_freed_memory
+    from segcore.memory import ALL, keep_freed_memory
 
     cfg, model = build(arguments.config)
     batch = make_batch(cfg, arguments.size, arguments.batch)
@@ -241,7 +241,8 @@ def run_form(form: str, arguments: argparse.Namespace) -> dict:
         optimizer = torch.optim.AdamW(solver.parameter_groups(model, settings), fused=False, foreach=False)
     parameters, seconds, before = list(model.parameters()), [], resident()
     if form == "ours":
-        keep_freed_memory()   # as the training engine does on a CPU; not earlier: what is kept would not be counted
+        # As the training engine does on a CPU; not earlier: what is kept would not be counted.
+        keep_freed_memory(most=ALL)
     with form_of(form, exact=False) as losses_of:
         for _ in range(arguments.steps + 1):
             start = time.perf_counter()

@@ -22,7 +22,7 @@ from segcore.data.label_space import label_tasks
 from segcore.data.training_set import CHECKS
 from segcore.engine.hooks import WRITERS
 from segcore.engine.step import build_precision
-from segcore.memory import keep_freed_memory
+from segcore.memory import ALL, keep_freed_memory
 from segcore.solver import OPTIMIZERS, build_gradient_clipper, schedule_names
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -90,7 +90,7 @@ def setup(args: argparse.Namespace, add_config_fns: Iterable[AddConfig]) -> CfgN
     default_setup(cfg, args)
     make_deterministic(cfg.DETERMINISTIC)
     if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory(most=ALL)
     for package in {"segcore", *(add.__module__.split(".")[0] for add in add_config_fns)}:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=package)
     return cfg
