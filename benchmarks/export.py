@@ -10,10 +10,7 @@ Writing the files takes much longer than timing them: `--files FOLDER` keeps the
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -127,8 +124,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a .json file for the numbers")
     args = parser.parse_args()
     result = {
-        "date": datetime.date.today().isoformat(), "device": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__, "dtype": "float32", "repeats": args.repeats, "models": {},
     }
     with tempfile.TemporaryDirectory() as scratch:

@@ -197,9 +197,9 @@ def main() -> None:
     ]
     headers = ["recipe", "ours ms", "straightforward ms", "x", "ours images/s/core", "ours MB", "straightforward MB"]
     print(tabulate(table, headers, floatfmt=".1f"))
-    modules = {"torch": torch, "numpy": np, "opencv": cv2, "pillow": PIL}
+    modules = {"numpy": np, "opencv": cv2, "pillow": PIL}
     versions = {name: module.__version__ for name, module in modules.items()}
-    header = {"benchmark": "mapper", "device": "cpu, 1 thread", "operators": extension.status(), "versions": versions}
+    header = {"benchmark": "mapper", "operators": extension.status(), "versions": versions}
     report({**header, "results": rows}, arguments.output)
 
 

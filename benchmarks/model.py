@@ -7,7 +7,8 @@ uint8 in, what a user keeps out: label maps, segments, instances. Every case run
 that its memory is its own; rounds are repeated, so that a busy machine disturbs all cases alike. Processor
 seconds, of all threads, are what is left of a disturbed run. A case runs once before it is timed. Resident
 memory in MB: "imported" with the libraries, "loaded" with the weights read, "request" what the first picture
-takes beyond that at its peak, "peak" of the whole process, libraries and loading included. "gflop" counts
+takes beyond that at its peak, "peak" of the whole process. "beyond the libraries" is the peak less "imported",
+which both need and which differs from system to system, from 650 to 900 MB for the same wheels. "gflop" counts
 matrix products, convolutions and attention; of deformable attention ours only, the other's has no count.
 Needs Linux. Ends with one JSON line; `--output` keeps it in a file.
 """
@@ -55,9 +56,8 @@ def main() -> None:
                     runs.setdefault((case, tasks), []).append(spawn(args, case, tasks))
                     print(f"  {case}, {tasks} tasks: {runs[case, tasks][-1]['seconds']:.2f} s", flush=True)
     rows = [summarise(args, tasks, runs) for tasks in args.tasks]
-    machine = {"torch": torch.__version__, "threads": args.threads, "cpu": torch.backends.cpu.get_cpu_capability()}
     result = {"benchmark": "oneformer_model", "config": args.config, "size": args.size, "rows": rows,
-              "machine": machine, "repeats": args.repeats, "rounds": args.rounds}
+              "repeats": args.repeats, "rounds": args.rounds}
     report(result, args.output)
 
 
@@ -234,14 +234,22 @@ def summarise(args: argparse.Namespace, tasks: int, runs: dict) -> dict:
     for case in args.cases[1:]:
         row[case]["times_as_fast"] = base["seconds"] / row[case]["seconds"]
         row[case]["memory_ratio"] = row[case]["peak_mb"] / base["peak_mb"]
+        row[case]["model_memory_ratio"] = model_mb(row[case]) / model_mb(base)
         row[case]["request_memory_ratio"] = row[case]["request_mb"] / base["request_mb"]
         row[case]["processor_ratio"] = base["processor_seconds"] / row[case]["processor_seconds"]
-        print(f"{tasks} task(s): {args.cases[0]} {base['seconds']:.2f} s, {base['gflop']:.0f} GFLOP, "
-              f"{base['peak_mb']:.0f} MB of which {base['request_mb']:.0f} for the picture; {case} "
-              f"{row[case]['seconds']:.2f} s ({row[case]['times_as_fast']:.1f} x), {row[case]['gflop']:.0f} GFLOP, "
-              f"{row[case]['peak_mb']:.0f} MB ({row[case]['memory_ratio']:.2f}) of which "
-              f"{row[case]['request_mb']:.0f} ({row[case]['request_memory_ratio']:.2f})")
+        ratios = [row[case][f"{name}memory_ratio"] for name in ("", "model_", "request_")]
+        print(f"{tasks} task(s): {args.cases[0]} {told(base)}; {case} {told(row[case])}: "
+              f"{row[case]['times_as_fast']:.1f} x as fast, memory {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     return row
+
+
+def told(case: dict) -> str:
+    return (f"{case['seconds']:.2f} s, {case['gflop']:.0f} GFLOP, {case['peak_mb']:.0f} MB, "
+            f"{model_mb(case):.0f} beyond the libraries, {case['request_mb']:.0f} of them for the picture")
+
+
+def model_mb(case: dict) -> float:
+    return case["peak_mb"] - case["imported_mb"]
 
 
 if __name__ == "__main__":

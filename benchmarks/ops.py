@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +28,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing
+
+from benchmarks.reporting import report
 from segcore.ops import (
     available_backends,
     extension,
@@ -294,9 +295,7 @@ def main() -> None:
     bandwidth = copy_bandwidth(device)
     record = {
         "benchmark": "ops",
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
+        "device": device,
         "instruction_set": extension.instruction_set(),
         "malloc": "keeps pages" if arguments.keep_pages else "default",
         "copy_gigabytes_per_second": bandwidth / 1e9,
@@ -313,10 +312,7 @@ def main() -> None:
         else:
             for batch in arguments.batches:
                 rows += measure_deform(case, batch, backends, bandwidth, device)
-    line = json.dumps({**record, "rows": rows})
-    if arguments.output:
-        arguments.output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    report({**record, "rows": rows}, arguments.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -28,7 +27,7 @@ import torch  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.modeling import build_model  # noqa: E402
 
-from benchmarks.reporting import measured  # noqa: E402
+from benchmarks.reporting import measured, report  # noqa: E402
 from oneformer import add_oneformer_config  # noqa: E402
 from segcore.ops import available_backends, extension, use_backend  # noqa: E402
 from segcore.ops.fastest import fastest  # noqa: E402
@@ -120,18 +119,12 @@ def main() -> None:
             )
     record = {
         "benchmark": "ops_in_models",
-        "device": platform.processor() or platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
         "instruction_set": extension.instruction_set(),
         "picture": [SIDE, SIDE],
         "matrix_product_gflops_per_second": gflops,
         "rows": rows,
     }
-    line = json.dumps(record)
-    if arguments.output:
-        arguments.output.write_text(line + "\n", encoding="utf-8")
-    print(line)
+    report(record, arguments.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -127,8 +126,7 @@ def main() -> None:
         rows = {form: {"megabytes": path.stat().st_size / 1e6, "median_ms": times[form], **quality(model, path, cfg)}
                 for form, path in paths.items()}
     result = {
-        "device": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": onnxruntime.__version__,
         "weights": Path(args.weights).name, "data": list(cfg.DATASETS.TEST), "timed_size": list(args.size),
         "repeats": args.repeats, "forms": rows,
     }

@@ -50,7 +50,8 @@ def main() -> None:
         result = time_attention(args)
     else:
         result = compare(args)
-    result["machine"] = describe_machine(args)
+    clock = "processor seconds" if args.cpu_time else "wall seconds"
+    result["machine"] = {"device": args.device, "dtype": args.dtype, "load": os.getloadavg()[0], "clock": clock}
     report(result, args.output)
 
 
@@ -273,13 +274,6 @@ def time_attention(args: argparse.Namespace) -> dict:
         result[name] = {"ms": statistics.median(times[1:]), "difference": (out - exact).abs().max().item()}
         print(f"{name:>13} {result[name]['ms']:8.1f} ms   difference {result[name]['difference']:.1e}")
     return {"benchmark": "seggpt_attention", "batch": args.prompts[0], "forms": result}
-
-
-def describe_machine(args: argparse.Namespace) -> dict:
-    name = torch.cuda.get_device_name() if args.device != "cpu" else torch.backends.cpu.get_cpu_capability()
-    return {"device": args.device, "kind": name, "threads": args.threads, "dtype": args.dtype,
-            "clock": "processor seconds" if args.cpu_time else "wall seconds",
-            "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "load": os.getloadavg()[0]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import multiprocessing
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +81,6 @@ def main() -> None:
         "seed of the episodes": args.seed,
         "steps": args.at or "all",
         "pictures": f"squares around the largest object of the class, {ZOOM} times as wide",
-        "machine": {"processor": platform.processor() or platform.machine(), "torch": torch.__version__},
         "rows": rows,
     }
     print_table(rows)

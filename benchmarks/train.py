@@ -313,8 +313,6 @@ def summarise(arguments: argparse.Namespace, runs: dict[str, list[dict]]) -> Non
     result = {
         "benchmark": "training_step",
         "config": str(Path(arguments.config).name),
-        "device": f"cpu, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
         "size": arguments.size,
         "batch": arguments.batch,
         "seconds": seconds,

@@ -23,7 +23,6 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from benchmarks.reporting import report  # noqa: E402
@@ -59,9 +58,8 @@ def main() -> None:
     rates = {name: args.frames / statistics.median(values) for name, values in seconds.items()}
     for name, rate in rates.items():
         print(f"{name}: {rate:.2f} per second")
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(predictor.device)}
     result = {"benchmark": "oneformer_video", "pictures_per_second": rates, "size": args.size, "frames": args.frames,
-              "repeats": args.repeats, "machine": machine}
+              "repeats": args.repeats, "device": str(predictor.device)}
     report(result, args.output)
 
 

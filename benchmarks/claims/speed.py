@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -53,8 +52,7 @@ def main() -> None:
             for phase in PHASES:
                 runs.setdefault((row.folder, phase), []).append(spawn(row, phase, args))
                 print(row.name, phase, runs[row.folder, phase][-1], flush=True)
-    machine = {"device": platform.processor() or "CPU", "threads": torch.get_num_threads(), "torch": torch.__version__}
-    report({"benchmark": "claims_speed", "machine": machine, "rows": [summary(row, runs) for row in ROWS]}, args.output)
+    report({"benchmark": "claims_speed", "rows": [summary(row, runs) for row in ROWS]}, args.output)
 
 
 def parse() -> argparse.Namespace:

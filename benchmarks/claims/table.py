@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -20,8 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
+
+from benchmarks.reporting import machine
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -147,11 +146,7 @@ def _record(row: Row, seed: int, options: Sequence[str], work: Path, seconds: fl
         "images_seen": iterations * batch,
         "seconds": round(seconds, 1),
         "metrics": {name: measured[task][key] for name, (task, key) in METRICS.items() if task in measured},
-        "machine": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU",
-            "threads": int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
     }
 
 
