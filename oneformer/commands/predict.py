@@ -130,7 +130,7 @@ def segment_photos(
     photos: list[Source], predictor: OneFormerPredictor, writer: ResultWriter, task: str, log: Log
 ) -> None:
     """Photographs one after the other: read ahead, and drawn and written behind, while the model works."""
-    from segcore.overlap import Behind, ahead
+    from segcore.overlap import Behind, ahead, places
 
     def finish(source: Source, image: np.ndarray, prediction: Prediction, seconds: float) -> None:
         try:
@@ -139,7 +139,8 @@ def segment_photos(
             log.failed(source, error)
 
     # One waits on each side: a prediction of a large photograph takes much memory.
-    with Behind(1) as behind, closing(ahead(map(opened, photos), 1)) as pictures:
+    count = places(1, predictor.device)
+    with Behind(count) as behind, closing(ahead(map(opened, photos), count)) as pictures:
         for source, image in zip(photos, pictures):
             if isinstance(image, Exception):
                 behind.submit(log.failed, source, image)
@@ -186,7 +187,7 @@ def segment_video(
     """
     from tqdm import tqdm
 
-    from segcore.overlap import Behind, ahead
+    from segcore.overlap import Behind, ahead, places
     from segcore.video import VideoSource, VideoWriter
 
     video = VideoSource(source.place)
@@ -200,14 +201,15 @@ def segment_video(
             for name in names
         }
         bar = stack.enter_context(tqdm(total=total, unit="frame", desc=source.name, leave=False))
-        behind = stack.enter_context(Behind())   # left first: the movies are complete when they close
+        count = places(2, predictor.device)
+        behind = stack.enter_context(Behind(count))   # left first: the movies are complete when they close
 
         def write(number: int, frame: np.ndarray, prediction: Prediction) -> None:
             for name, picture in drawn_frame(frame, prediction, names):
                 movies[name].add(picture)
             writer.add(f"{source.name}/{number:06d}", f"{source.place}#{number}", prediction)
 
-        frames = stack.enter_context(closing(ahead(islice(video, args.max_frames))))
+        frames = stack.enter_context(closing(ahead(islice(video, args.max_frames), count)))
         try:
             for frame in frames:
                 behind.submit(write, done, frame, predictor(frame, args.task))
