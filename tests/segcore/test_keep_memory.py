@@ -44,7 +44,10 @@ def test_freed_memory_serves_again():
     assert by_default > 1000
 
 
-def test_the_environment_has_the_last_word():
-    asked, pages = pages_per_tensor("keep", MALLOC_TRIM_THRESHOLD_="65536")
+@pytest.mark.parametrize(
+    "environment", [{"MALLOC_TRIM_THRESHOLD_": "65536"}, {"LD_PRELOAD": "/nowhere/libjemalloc.so"}]
+)
+def test_the_environment_has_the_last_word(environment):
+    asked, pages = pages_per_tensor("keep", **environment)
     assert asked == "False"
     assert pages > 1000
