@@ -6,13 +6,14 @@ stream take the time of the slowest. Not where the model's own threads need ever
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
+
+from segcore.cores import usable_cores
 
 Item = TypeVar("Item")
 _END = object()
@@ -25,9 +26,7 @@ def places(count: int, device: torch.device) -> int:
     core away in the middle of a product, and the other threads spin until it is back: on two cores a folder took 12 %
     longer than one picture after the other.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")   # Linux
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return count if device.type != "cpu" or cores > torch.get_num_threads() else 0
+    return count if device.type != "cpu" or usable_cores() > torch.get_num_threads() else 0
 
 
 def ahead(items: Iterable[Item], count: int = 2) -> Iterator[Item]:

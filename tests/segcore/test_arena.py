@@ -29,7 +29,7 @@ def memory():
 
 def tensor(size, number):
     x = torch.empty(size, dtype=torch.uint8)
-    x.view(torch.uint8)[:] = number
+    x[:] = number
     return x
 
 def churn(seed, rounds, live):

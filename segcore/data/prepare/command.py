@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from segcore.cores import usable_cores
+
 from ..builtin import datasets_root
 from . import PREPARATIONS, Options, make
-from .parallel import default_workers
 
 
 def main(name: str, description: str, argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(name: str, description: str, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="folder of the data sets (default: $DETECTRON2_DATASETS or datasets)")
     parser.add_argument("--splits", nargs="+", choices=("train", "val"), default=["train", "val"])
     parser.add_argument("--tasks", nargs="+", choices=preparation.TASKS, default=list(preparation.TASKS))
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes (default: all cores)")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes (default: all cores)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out images whose files are wrong, and list them")
     arguments = parser.parse_args(argv)
     options = Options(workers=arguments.workers, skip_bad=arguments.skip_bad)

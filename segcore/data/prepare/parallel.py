@@ -16,11 +16,6 @@ Job = TypeVar("Job")
 _OF_THE_FILES = (ValueError, OSError)
 
 
-def default_workers() -> int:
-    """As many processes as this one may use cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_jobs(work: Callable[[Job], None], jobs: Sequence[Job], *, workers: int, title: str) -> None:
     """Call `work` on every job; the order is not defined.
 

@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .parallel import default_workers, run_jobs
+from segcore.cores import usable_cores
+
+from .parallel import run_jobs
 
 _SPARE = 64 << 20  # bytes that stay free on the disk
 
@@ -42,7 +44,7 @@ class Options:
         skip_bad: leave images out whose files are wrong, and say which, instead of stopping at the first.
     """
 
-    workers: int = field(default_factory=default_workers)
+    workers: int = field(default_factory=usable_cores)
     skip_bad: bool = False
 
 
